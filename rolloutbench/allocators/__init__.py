@@ -1,0 +1,32 @@
+"""The methods, one a file; compositions of predictor, objective and solver share one base.
+
+An allocator of your own appears here by name through the entry-point group `rolloutbench.allocators`,
+or by `allocators.register(name, cls)`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from rolloutbench.protocol import Allocator, InputError
+from rolloutbench.registry import Registry
+
+allocators: Registry[Allocator] = Registry(
+    "allocator",
+    {
+        "uniform": "rolloutbench.allocators.uniform:Uniform",
+        "vip": "rolloutbench.allocators.vip:VIP",
+        "inverse_accuracy": "rolloutbench.allocators.inverse:InverseAccuracy",
+        "inverse_variance": "rolloutbench.allocators.inverse:InverseVariance",
+        "knapsack": "rolloutbench.allocators.knapsack:Knapsack",
+        "coba": "rolloutbench.allocators.coba:CoBA",
+        "hit_utility": "rolloutbench.allocators.hit_utility:HitUtility",
+        "permuted": "rolloutbench.allocators.permuted:Permuted",
+        "weighted_uniform": "rolloutbench.allocators.weighted_uniform:WeightedUniform",
+        "random": "rolloutbench.allocators.random_composition:RandomComposition",
+    },
+    group="rolloutbench.allocators",
+)
+AllocatorSpec = Annotated[Allocator, BeforeValidator(allocators.create)]

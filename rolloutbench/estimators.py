@@ -1,0 +1,201 @@
+"""Advantage rules in (n, k), and the exact moments of a group's gradient under each.
+
+With rewards in {0, 1} a group is two integers, n rollouts and k successes, and an estimator is two
+numbers: the advantage A+ of a success and A- of a failure. Write a rollout's score as
+z = (r - p) phi + xi, with |phi| = 1 and noise xi that has nothing to do with the reward. The gradient
+of a group, (1/n) sum_j A_j z_j, is then x phi + noise with
+
+    x = (k A+ (1 - p) - (n - k) A- p) / n,      noise factor (k A+^2 + (n - k) A-^2) / n^2,
+
+and every moment is a finite sum over k ~ Binomial(n, p). VIP's Propositions 4.2 and 4.3
+(arXiv 2602.01601, p. 5) are the noise factors of `dr_grpo` and `rloo`, times 4 for rewards of +-1.
+
+Where code and papers differ: `grpo` divides by the standard deviation with Bessel's correction plus
+1e-6, as verl does; papers use the population's (`grpo[ddof=0]`). verl gives a group of one rollout its
+raw reward as advantage under `grpo` and `rloo`; here a group below `minimum` contributes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+from scipy import stats
+
+from rolloutbench.protocol import Aggregation, Estimator, FloatArray, Groups, IntArray
+from rolloutbench.registry import PARAMETERS, Registry
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class Reinforce(Estimator):
+    """The reward itself: no baseline. A+ = 1, A- = 0."""
+
+    minimum: ClassVar[int] = 1
+
+    def advantages(self, n: FloatArray, k: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """A+ = 1, A- = 0."""
+        shape = np.broadcast_shapes(np.shape(n), np.shape(k))
+        return np.ones(shape), np.zeros(shape)
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class DrGRPO(Estimator):
+    """Reward minus the group's mean, not divided by anything (Dr. GRPO). Shrinks by (n-1)/n."""
+
+    minimum: ClassVar[int] = 2
+
+    def advantages(self, n: FloatArray, k: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """A+ = 1 - k/n, A- = -k/n."""
+        return (n - k) / n, -k / n
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class RLOO(Estimator):
+    """Reward minus the mean of the others (leave one out). Unbiased."""
+
+    minimum: ClassVar[int] = 2
+
+    def advantages(self, n: FloatArray, k: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """A+ = (n-k)/(n-1), A- = -k/(n-1)."""
+        return (n - k) / (n - 1), -k / (n - 1)
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class GRPO(Estimator):
+    """Reward minus the group's mean, over its standard deviation (ddof 1 and eps as in verl)."""
+
+    minimum: ClassVar[int] = 2
+    ddof: Annotated[int, Field(ge=0, le=1)] = 1
+    eps: Annotated[float, Field(ge=0)] = 1e-6
+
+    def advantages(self, n: FloatArray, k: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """A+ = (1 - k/n) / (s + eps), A- = -(k/n) / (s + eps); 0 in a group of equal rewards."""
+        mean = k / n
+        std = np.sqrt(n * mean * (1 - mean) / (n - self.ddof))
+        mixed = (k > 0) & (k < n)
+        scale = np.divide(1.0, std + self.eps, out=np.zeros(np.shape(std)), where=mixed)
+        return (1 - mean) * scale, -mean * scale
+
+
+estimators: Registry[Estimator] = Registry(
+    "estimator", {"reinforce": Reinforce, "dr_grpo": DrGRPO, "rloo": RLOO, "grpo": GRPO}
+)
+EstimatorSpec = Annotated[Estimator, BeforeValidator(estimators.create)]
+
+
+@plain_dataclass(frozen=True)
+class Moments:
+    """Moments of one group's gradient; all arrays have the shape of `p` and n broadcast.
+
+    signal: E[x], the coefficient of phi; p(1-p) when unbiased. signal_variance: Var[x].
+    noise: E[(k A+^2 + (n-k) A-^2) / n^2], the factor of sigma^2. zero_gradient: the probability that
+    every advantage of the group is 0.
+    """
+
+    p: FloatArray
+    signal: FloatArray
+    signal_variance: FloatArray
+    noise: FloatArray
+    zero_gradient: FloatArray
+
+    @property
+    def bias(self) -> FloatArray:
+        """E[x] - p(1-p): what is missing from, or too much in, the gradient of p."""
+        return self.signal - self.p * (1 - self.p)
+
+    def variance(self, noise_ratio: float) -> FloatArray:
+        """Var[x] + noise_ratio * noise, where noise_ratio = d sigma^2 / |phi|^2."""
+        return self.signal_variance + noise_ratio * self.noise
+
+    def mse(self, noise_ratio: float) -> FloatArray:
+        """Mean squared distance of the group's gradient from p(1-p) phi, in units of |phi|^2."""
+        return self.bias**2 + self.variance(noise_ratio)
+
+    def snr(self, noise_ratio: float) -> FloatArray:
+        """signal^2 / variance; 0 where both are 0."""
+        variance = self.variance(noise_ratio)
+        return np.divide(self.signal**2, variance, out=np.zeros_like(variance), where=variance > 0)
+
+
+def binomial_rows(p: FloatArray, upper: int) -> Iterator[tuple[int, FloatArray]]:
+    """For n = 0..upper: n and the probabilities of k = 0..n successes, (P, n+1), for p (P,).
+
+    By Pascal's rule pmf(k; n+1) = pmf(k; n) (1-p) + pmf(k-1; n) p: sums of non-negative terms only,
+    so nothing cancels, overflows or needs a special case at p = 0 or 1.
+    """
+    pmf = np.ones((len(p), 1))
+    success, failure = p[:, None], 1 - p[:, None]
+    yield 0, pmf
+    for n in range(1, upper + 1):
+        longer = np.zeros((len(p), n + 1))
+        longer[:, :-1] = pmf * failure
+        longer[:, 1:] += pmf * success
+        pmf = longer
+        yield n, pmf
+
+
+def _moments_at(estimator: Estimator, n: int, p: FloatArray, pmf: FloatArray) -> FloatArray:
+    """The four moments, (P, 4), of groups of n with outcome probabilities `pmf` (P, n+1)."""
+    if n < estimator.minimum:
+        return np.tile([0.0, 0.0, 0.0, 1.0], (len(p), 1))
+    k = np.arange(n + 1.0)
+    plus, minus = estimator.advantages(np.full(n + 1, float(n)), k)
+    x = np.outer(1 - p, k * plus / n) - np.outer(p, (n - k) * minus / n)
+    noise = (k * plus**2 + (n - k) * minus**2) / n**2
+    signal = (pmf * x).sum(axis=1)
+    signal_variance = (pmf * (x - signal[:, None]) ** 2).sum(axis=1)
+    return np.stack([signal, signal_variance, (pmf * noise).sum(axis=1), pmf[:, noise == 0].sum(axis=1)], axis=1)
+
+
+def moments(estimator: Estimator, p: FloatArray, n: IntArray) -> Moments:
+    """Exact moments of groups of n rollouts at success probability p; p and n broadcast."""
+    p, n = np.broadcast_arrays(np.asarray(p, dtype=np.float64), n)
+    found = np.empty((*p.shape, 4))
+    for size in np.unique(n):
+        here = n == size
+        pmf = stats.binom.pmf(np.arange(size + 1), size, p[here][:, None])
+        found[here] = _moments_at(estimator, int(size), p[here], pmf)
+    return Moments(p, *np.moveaxis(found, -1, 0))
+
+
+def moment_table(estimator: Estimator, p: FloatArray, upper: int) -> Moments:
+    """Exact moments for p (...) and every n = 0..upper at once: arrays (..., upper + 1)."""
+    p = np.asarray(p, dtype=np.float64)
+    found = [_moments_at(estimator, n, p.ravel(), pmf) for n, pmf in binomial_rows(p.ravel(), upper)]
+    columns = np.stack(found, axis=1).reshape(*p.shape, upper + 1, 4)
+    return Moments(np.broadcast_to(p[..., None], columns.shape[:-1]), *np.moveaxis(columns, -1, 0))
+
+
+def prompt_shares(aggregation: Aggregation, groups: Groups) -> FloatArray:
+    """Each group's share (R, B) of the batch gradient, sum_i share_i (1/n_i) sum_j A_ij z_ij.
+
+    `prompt`: weight / number of prompts. `rollout`: weight * n / number of trained rollouts.
+    """
+    present = groups.prompts >= 0
+    sizes = np.where(present, groups.counts if aggregation == "rollout" else 1, 0)
+    return groups.weights * sizes / np.maximum(sizes.sum(axis=1, keepdims=True), 1)
+
+
+def realised(estimator: Estimator, groups: Groups, p: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """What groups with known rewards contribute: x and the noise factor, both (R, B).
+
+    The gradient of a group is x phi + N(0, sigma^2 noise I) given its rewards.
+    """
+    n, k = groups.counts.astype(np.float64), groups.successes.astype(np.float64)
+    plus, minus = estimator.advantages(np.maximum(n, estimator.minimum), k)
+    if groups.baseline is not None:
+        given = ~np.isnan(groups.baseline)
+        plus = np.where(given, 1 - groups.baseline, plus)
+        minus = np.where(given, -groups.baseline, minus)
+        smallest = np.where(given, 1, estimator.minimum)
+    else:
+        smallest = np.full(n.shape, estimator.minimum)
+    defined = (n >= smallest) & (groups.prompts >= 0)
+    size = np.maximum(n, 1)
+    x = np.where(defined, (k * plus * (1 - p) - (n - k) * minus * p) / size, 0.0)
+    noise = np.where(defined, (k * plus**2 + (n - k) * minus**2) / size**2, 0.0)
+    return x, noise

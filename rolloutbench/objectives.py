@@ -1,0 +1,388 @@
+"""What n rollouts are worth for a prompt with success probability p, as a function of n.
+
+Some objectives are losses to minimise (variance, error), some gains to maximise (chance of a useful
+group). Each says from which n on it has diminishing returns (`convex_from`: from there a loss is
+convex and a gain concave in n, for every p); the solvers rely on that and the tests check it.
+
+Sources: `rloo` and `dr_grpo` are VIP's Propositions 4.3 and 4.2 (arXiv 2602.01601, p. 5) without the
+constant 4 sigma^2; `success_rate` is what VIP's released code minimises instead, under both
+estimators; `knapsack` is Knapsack RL (arXiv 2509.25849, Prop. 1); `hit` is HORA's utility at a known p
+(arXiv 2605.07114); `coba` is CoBA-RL (arXiv 2602.03048). The noise factor of `grpo`, which VIP leaves
+out, is the same enumeration. It has no diminishing returns: at small p more rollouts bring more noise
+because they bring more signal.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+from scipy import stats
+
+from rolloutbench.estimators import (
+    GRPO,
+    RLOO,
+    DrGRPO,
+    EstimatorSpec,
+    Reinforce,
+    moment_table,
+)
+from rolloutbench.protocol import Estimator, FloatArray, IntArray
+from rolloutbench.registry import PARAMETERS, Registry
+
+Number = IntArray | FloatArray
+Demand = Callable[[FloatArray], FloatArray]
+
+
+class Objective(ABC):
+    """The value of n rollouts at success probability p."""
+
+    maximise: ClassVar[bool] = False
+    """Whether more is better (a gain) or less (a loss)."""
+    smallest: ClassVar[int] = 0
+    """Counts 0 < n < smallest are not allowed; no rollouts at all (n = 0) may be."""
+
+    @property
+    @abstractmethod
+    def convex_from(self) -> int | None:
+        """The n from which returns diminish for every p in [0, 1]; None where they need not."""
+
+    @abstractmethod
+    def table(self, p: FloatArray, upper: int) -> FloatArray:
+        """Values (..., upper + 1) of n = 0..upper for p (...); infinitely bad where not allowed."""
+
+    def at(self, p: FloatArray, n: Number) -> FloatArray:
+        """Values of n rollouts, shaped as p and n, which must have the same shape."""
+        n = np.asarray(n, dtype=np.int64)
+        return np.take_along_axis(self.table(p, int(n.max())), n[..., None], axis=-1)[..., 0]
+
+
+class ClosedForm(Objective):
+    """An objective with a formula for its value and for the improvement by the n-th rollout."""
+
+    @property
+    @abstractmethod
+    def convex_from(self) -> int:
+        """The n from which returns diminish for every p in [0, 1]."""
+
+    @abstractmethod
+    def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """The value, p and n broadcast; n is 0 or at least `smallest`."""
+
+    @abstractmethod
+    def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """How much the n-th rollout improves the value (>= 0), free of cancellation; n > convex_from."""
+
+    def at(self, p: FloatArray, n: Number) -> FloatArray:
+        """Values of n rollouts, p and n broadcast."""
+        n = np.asarray(n, dtype=np.float64)
+        if n.min(initial=np.inf) >= self.smallest:
+            return self.formula(p, n)
+        value = self.formula(p, np.where((n > 0) & (n < self.smallest), self.smallest, n))
+        worst = -np.inf if self.maximise else np.inf
+        return np.where((n > 0) & (n < self.smallest), worst, value)
+
+    def table(self, p: FloatArray, upper: int) -> FloatArray:
+        """Values (..., upper + 1) of n = 0..upper."""
+        return self.at(np.asarray(p)[..., None], np.arange(upper + 1))
+
+    def demand(self, p: FloatArray, weights: FloatArray, lower: IntArray, upper: IntArray) -> Demand:
+        """A function of the price: the most n in [lower, upper] whose n-th rollout is worth more.
+
+        The price is positive, (R, 1); a rollout's worth is weight * marginal. Here by bisection on n.
+        """
+
+        def at_price(price: FloatArray) -> FloatArray:
+            low, high = lower.astype(np.float64), upper.astype(np.float64)
+            for _ in range(int((upper - lower).max(initial=0)).bit_length()):
+                middle = np.ceil((low + high) / 2)
+                worth_it = weights * self.marginal(p, np.maximum(middle, self.convex_from + 1)) > price
+                low = np.where(worth_it, middle, low)
+                high = np.where(worth_it, high, np.maximum(middle - 1, low))
+            return low
+
+        return at_price
+
+
+class Inverse(ClosedForm):
+    """scale(p) / (n - shift): the losses whose optimum has a closed form."""
+
+    shift: ClassVar[int] = 0
+
+    @property
+    def convex_from(self) -> int:
+        """Convex and decreasing wherever it is finite."""
+        return self.shift + 1
+
+    def scale(self, p: FloatArray) -> FloatArray:
+        """The part that depends on p."""
+        return p * (1 - p)
+
+    def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """scale(p) / (n - shift), and 0 for no rollouts: no group, no noise."""
+        return np.where(n > 0, self.scale(p) / np.maximum(n - self.shift, 0.5), 0.0)
+
+    def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """scale(p) / ((n - shift)(n - shift - 1))."""
+        return self.scale(p) / ((n - self.shift) * (n - self.shift - 1))
+
+    def demand(self, p: FloatArray, weights: FloatArray, lower: IntArray, upper: IntArray) -> Demand:
+        """m (m - 1) < a / price, with m = n - shift, solved for m."""
+        scaled = weights * self.scale(p)
+        offset = self.shift + 0.5 - 1
+
+        def at_price(price: FloatArray) -> FloatArray:
+            with np.errstate(over="ignore"):  # a / price may be infinite: then the answer is `upper`
+                n = scaled / price
+            n += 0.25
+            np.sqrt(n, out=n)
+            n += offset
+            np.ceil(n, out=n)
+            return np.clip(n, lower, upper, out=n)
+
+        return at_price
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class RLOONoise(Inverse):
+    """Noise factor of RLOO, p(1-p)/(n-1): VIP's objective (Prop. 4.3)."""
+
+    smallest: ClassVar[int] = 2
+    shift: ClassVar[int] = 1
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class ReinforceNoise(Inverse):
+    """Noise factor of REINFORCE without baseline, p/n."""
+
+    smallest: ClassVar[int] = 1
+
+    def scale(self, p: FloatArray) -> FloatArray:
+        """The success probability itself."""
+        return p
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class SuccessRate(Inverse):
+    """Variance of the measured success rate, p(1-p)/n: what VIP's released code minimises."""
+
+    smallest: ClassVar[int] = 1
+
+    def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """p(1-p)/n; without a rollout nothing is known, so 0 rollouts are infinitely bad."""
+        return np.where(n > 0, super().formula(p, n), np.inf)
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class DrGRPONoise(ClosedForm):
+    """Noise factor of Dr. GRPO, p(1-p)(n-1)/n^2: VIP's objective (Prop. 4.2). Convex from n = 3."""
+
+    smallest: ClassVar[int] = 2
+
+    @property
+    def convex_from(self) -> int:
+        """(n-1)/n^2 is greatest at n = 2; its differences shrink from n = 3 on."""
+        return 3
+
+    def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """p(1-p)(n-1)/n^2, and 0 for no rollouts."""
+        return np.where(n > 0, p * (1 - p) * (n - 1) / np.maximum(n, 1) ** 2, 0.0)
+
+    def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """p(1-p) (n^2 - 3n + 1) / (n(n-1))^2."""
+        return p * (1 - p) * (n * n - 3 * n + 1) / (n * (n - 1)) ** 2
+
+
+class Enumerated(Objective):
+    """A loss read off an estimator's exact moments."""
+
+    @property
+    @abstractmethod
+    def minimum(self) -> int:
+        """The estimator's smallest n."""
+
+    def bounded(self, losses: FloatArray) -> FloatArray:
+        """`losses` (..., upper + 1) with infinity where 0 < n < the estimator's minimum."""
+        losses = losses.copy()
+        losses[..., 1 : self.minimum] = np.inf
+        return losses
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class GRPONoise(Enumerated):
+    """Noise factor of std-normalised GRPO; not convex in n, so it takes the dynamic solver."""
+
+    ddof: Annotated[int, Field(ge=0, le=1)] = 1
+    eps: Annotated[float, Field(ge=0)] = 1e-6
+
+    @property
+    def convex_from(self) -> int | None:
+        """At small p the noise grows with n."""
+        return None
+
+    @property
+    def minimum(self) -> int:
+        """GRPO's."""
+        return GRPO.minimum
+
+    def table(self, p: FloatArray, upper: int) -> FloatArray:
+        """Noise factors (..., upper + 1)."""
+        return self.bounded(moment_table(GRPO(self.ddof, self.eps), p, upper).noise)
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class MeanSquaredError(Enumerated):
+    """Mean squared error of a group's gradient: bias^2 + signal variance + noise_ratio * noise."""
+
+    estimator: EstimatorSpec = Field(default="rloo")
+    noise_ratio: Annotated[float, Field(ge=0)] = 10.0
+
+    @property
+    def convex_from(self) -> int | None:
+        """The unbiased estimators' errors are convex; Dr. GRPO's and GRPO's need not be."""
+        return self.minimum if isinstance(self.estimator, RLOO | Reinforce) else None
+
+    @property
+    def minimum(self) -> int:
+        """The estimator's."""
+        return self.estimator.minimum
+
+    def table(self, p: FloatArray, upper: int) -> FloatArray:
+        """Mean squared errors (..., upper + 1); at n = 0 the whole gradient is missing: (p(1-p))^2."""
+        return self.bounded(moment_table(self.estimator, p, upper).mse(self.noise_ratio))
+
+
+def _mixed(p: FloatArray, n: FloatArray) -> FloatArray:
+    """1 - p^n - (1-p)^n, exact to rounding for tiny p and 1-p, and exactly 0 for n <= 1."""
+    rare = np.minimum(p, 1 - p)
+    return np.where(n > 1, -np.expm1(n * np.log1p(-rare)) - rare**n, 0.0)
+
+
+def _mixed_marginal(p: FloatArray, n: FloatArray) -> FloatArray:
+    return np.where(n > 1, p ** (n - 1) * (1 - p) + (1 - p) ** (n - 1) * p, 0.0)
+
+
+class Gain(ClosedForm):
+    """A gain to maximise, with diminishing returns from the first rollout on."""
+
+    maximise: ClassVar[bool] = True
+
+    @property
+    def convex_from(self) -> int:
+        """From no rollouts on."""
+        return 0
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class NonZeroGradient(Gain):
+    """Chance that a group has both rewards, 1 - p^n - (1-p)^n."""
+
+    @property
+    def convex_from(self) -> int:
+        """One rollout is worth nothing, the second most."""
+        return 1
+
+    def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """1 - p^n - (1-p)^n; 0 for n <= 1."""
+        return _mixed(p, n)
+
+    def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """p^(n-1)(1-p) + (1-p)^(n-1) p; 0 for the first rollout."""
+        return _mixed_marginal(p, n)
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class KnapsackValue(NonZeroGradient):
+    """Knapsack RL's value: chance of a non-zero gradient times information gain p(1-p)^2."""
+
+    def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """(1 - p^n - (1-p)^n) p (1-p)^2."""
+        return _mixed(p, n) * p * (1 - p) ** 2
+
+    def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """The chance's marginal times p(1-p)^2."""
+        return _mixed_marginal(p, n) * p * (1 - p) ** 2
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class Hit(Gain):
+    """Chance of at least one success, 1 - (1-p)^n (HORA's hit utility at a known p)."""
+
+    def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """1 - (1-p)^n."""
+        safe = np.minimum(p, 0.5)
+        return np.where(p <= 0.5, -np.expm1(n * np.log1p(-safe)), 1 - (1 - p) ** n)
+
+    def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """p (1-p)^(n-1)."""
+        return p * (1 - p) ** (n - 1)
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class Saturating(Gain):
+    """CoBA-RL's saturation, 1 - exp(-n p(1-p)/tau), without its Beta density."""
+
+    tau: Annotated[float, Field(gt=0)] = 1.0
+
+    def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """1 - exp(-n p(1-p)/tau)."""
+        return -np.expm1(-n * p * (1 - p) / self.tau)
+
+    def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """exp(-(n-1) s) (1 - exp(-s)) with s = p(1-p)/tau."""
+        rate = p * (1 - p) / self.tau
+        return -np.exp(-(n - 1) * rate) * np.expm1(-rate)
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class CoBAValue(Saturating):
+    """CoBA-RL's value: saturation times the density of Beta(alpha, beta) at p."""
+
+    alpha: Annotated[float, Field(ge=1)] = 5.5
+    beta: Annotated[float, Field(ge=1)] = 5.5
+
+    def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """(1 - exp(-n p(1-p)/tau)) BetaPDF(p)."""
+        return super().formula(p, n) * stats.beta.pdf(p, self.alpha, self.beta)
+
+    def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
+        """The saturation's marginal times the density."""
+        return super().marginal(p, n) * stats.beta.pdf(p, self.alpha, self.beta)
+
+
+objectives: Registry[Objective] = Registry(
+    "objective",
+    {
+        "rloo": RLOONoise,
+        "dr_grpo": DrGRPONoise,
+        "reinforce": ReinforceNoise,
+        "grpo": GRPONoise,
+        "mse": MeanSquaredError,
+        "success_rate": SuccessRate,
+        "non_zero_gradient": NonZeroGradient,
+        "knapsack": KnapsackValue,
+        "hit": Hit,
+        "saturating": Saturating,
+        "coba": CoBAValue,
+    },
+)
+ObjectiveSpec = Annotated[Objective, BeforeValidator(objectives.create)]
+
+
+def noise_objective(estimator: Estimator) -> Objective:
+    """The noise factor of this estimator: the objective VIP would minimise under it."""
+    match estimator:
+        case RLOO():
+            return RLOONoise()
+        case DrGRPO():
+            return DrGRPONoise()
+        case Reinforce():
+            return ReinforceNoise()
+        case GRPO():
+            return GRPONoise(estimator.ddof, estimator.eps)
+        case _:
+            raise TypeError(f"no noise objective for {estimator}")

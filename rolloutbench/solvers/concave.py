@@ -1,0 +1,198 @@
+"""Exact integer allocation where returns diminish: serve the greatest marginal gains first.
+
+For a separable concave gain (or convex loss) the optimum takes the C - sum(lower) greatest of all
+marginal gains, so it is fixed by one number, the price: the gain of the last rollout that is served.
+Prompts take every rollout that gains more than the price, and rollouts that gain exactly the price are
+tied.
+
+Ties are dealt one rollout at a time to the prompt that has fewest so far, then to the one that comes
+first. So a batch whose prompts are all worth nothing (every p is 0 or 1) is served uniformly.
+
+Two ways to the price: small problems select it from the table of all gains in one partition; large
+ones search for it with the objective's closed-form demand, in memory and time linear in B.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rolloutbench.objectives import ClosedForm
+from rolloutbench.protocol import FloatArray, InputError, IntArray
+from rolloutbench.solvers.problem import Allocation, Problem
+
+TABLE_LIMIT = 2**15
+"""Gains per replicate up to which the table is the faster way."""
+
+
+def concave(problem: Problem) -> Allocation:
+    """The best integer allocation, exactly. Raises InputError where returns do not diminish."""
+    if not problem.has_diminishing_returns:
+        start = problem.objective.convex_from
+        raise InputError(
+            f"solver concave needs diminishing returns, which {type(problem.objective).__name__} has "
+            + ("for no range of counts" if start is None else f"from n={start} on, without allow_zero")
+            + f" (lower={problem.lower.min()}): use solver dynamic"
+        )
+    width = int((problem.upper - problem.lower).max())
+    if isinstance(problem.objective, ClosedForm) and problem.p.shape[1] * width > TABLE_LIMIT:
+        return concave_by_search(problem)
+    return concave_by_table(problem)
+
+
+def concave_by_table(problem: Problem) -> Allocation:
+    """Select the price from the gains of every rollout of every prompt."""
+    top = int(problem.upper.max())
+    base = int(np.where(problem.lower < problem.upper, problem.lower, top).min())
+    units = np.arange(base + 1, max(top, base + 1) + 1)
+    objective = problem.objective
+    if isinstance(objective, ClosedForm):
+        gains = problem.weights[..., None] * objective.marginal(problem.p[..., None], units.astype(np.float64))
+    else:
+        with np.errstate(invalid="ignore"):  # below its smallest count a loss may be infinite
+            gains = -np.diff(problem.losses(int(units[-1]))[..., base:], axis=-1)
+    within = (units > problem.lower[..., None]) & (units <= problem.upper[..., None])
+    return _finish(problem, *_threshold(np.where(within, gains, -np.inf), problem.lower, problem.budget))
+
+
+def serve_greatest(gains: FloatArray, lower: IntArray, budget: IntArray) -> IntArray:
+    """Counts (R, B) from a table of marginal gains (R, B, M) that do not increase along the last axis.
+
+    A gain is -inf where the prompt may not have that rollout. Ties are dealt as everywhere here.
+    """
+    _, least, most = _threshold(gains, lower, budget)
+    return deal_ties(least, most, budget)
+
+
+def _threshold(
+    gains: FloatArray, lower: IntArray, budget: IntArray
+) -> tuple[FloatArray, IntArray, IntArray]:
+    """The price (R,), and the least and most counts (R, B) that are best at it."""
+    extra = budget - lower.sum(axis=1)
+    price = _kth_greatest(gains.reshape(len(gains), -1), np.maximum(extra, 1))
+    least = lower + (gains > price[:, None, None]).sum(axis=-1)
+    tied = (gains == price[:, None, None]) & np.isfinite(gains)
+    return price, least, least + tied.sum(axis=-1)
+
+
+def _kth_greatest(values: FloatArray, k: IntArray) -> FloatArray:
+    """For each row of `values` (R, M), its k-th greatest entry (R,)."""
+    width = values.shape[1]
+    places = np.clip(width - k, 0, width - 1)
+    if (places == places[0]).all():
+        return np.partition(values, places[0], axis=1)[:, places[0]]
+    return np.take_along_axis(np.sort(values, axis=1), places[:, None], axis=1)[:, 0]
+
+
+def concave_by_search(problem: Problem) -> Allocation:
+    """Search for the price, between one at which too much is demanded and one at which too little is.
+
+    The first guess is the price of a sample of the prompts; then follows false position on log(price),
+    with bisection whenever that is slow. The search ends when few rollouts, at most one a prompt, lie
+    between the two sides: the price is selected among them. Or it ends when the two sides are
+    neighbouring numbers: then all rollouts between them are tied.
+    """
+    objective, p, weights = problem.objective, problem.p, problem.weights
+    assert isinstance(objective, ClosedForm)
+    demand = objective.demand(p, weights, problem.lower, problem.upper)
+    budget = problem.budget.astype(np.float64)
+    few = p.shape[1] // 8 + 64
+
+    tiny = np.finfo(np.float64).tiny
+    first = weights * objective.marginal(p, np.maximum(problem.lower, objective.convex_from) + 1.0)
+    high = np.maximum(np.where(problem.lower < problem.upper, first, 0.0).max(axis=1), tiny)
+    low = np.full_like(high, tiny)
+    most, least = demand(low[:, None]), demand(high[:, None])
+    total_low, total_high = most.sum(axis=1), least.sum(axis=1)
+    worthless_left = total_low <= budget  # all that is worth anything is served, and there is more
+    middle = np.clip(_price_of_sample(problem), low, high)
+    share, step = np.full(len(p), 0.5), 0
+    while True:
+        searching = ~worthless_left & (np.nextafter(low, high) < high)
+        apart = total_low - total_high > few
+        if not (searching & apart).any():
+            apart = (most - least).max(axis=1) > 1
+        searching &= apart
+        if not searching.any():
+            break
+        wanted = demand(middle[:, None])
+        total = wanted.sum(axis=1)
+        enough = total >= budget
+        np.copyto(most, wanted, where=(searching & enough)[:, None])
+        np.copyto(least, wanted, where=(searching & ~enough)[:, None])
+        low, total_low = np.where(searching & enough, (middle, total), (low, total_low))
+        high, total_high = np.where(searching & ~enough, (middle, total), (high, total_high))
+        if step == 0:
+            middle = middle * np.where(enough, 1.02, 1 / 1.02)
+        else:
+            slow = np.where(enough, share, 1 - share) > 0.5
+            position = (budget - total_high) / np.maximum(total_low - total_high, 1)
+            share = np.where(slow, 0.5, np.clip(position, 0.01, 0.99))
+            middle = high * (low / high) ** share
+        middle = np.clip(middle, np.nextafter(low, high), np.nextafter(high, low))
+        step += 1
+
+    columns = np.flatnonzero((most > least).any(axis=0))
+    served, between = least.astype(np.int64), most[:, columns] - least[:, columns]
+    rest = problem.budget - served.sum(axis=1)
+    selecting = ~worthless_left & (between.max(axis=1, initial=0) <= 1) & (rest > 0)
+    next_ = weights[:, columns] * objective.marginal(
+        p[:, columns], np.maximum(served[:, columns], objective.convex_from) + 1.0
+    )
+    gains = np.where(between > 0, next_, -np.inf)
+    price = np.where(worthless_left, 0.0, high)
+    if len(columns):
+        price = np.where(selecting, _kth_greatest(gains, np.maximum(rest, 1)), price)
+    beyond = selecting[:, None] & (gains > price[:, None])
+    tied = np.where(selecting[:, None], gains == price[:, None], between)
+    served[:, columns] += beyond
+    allowed = served.copy()
+    allowed[:, columns] += np.where(beyond, 0, tied).astype(np.int64)
+    if worthless_left.any():
+        served[worthless_left] = most[worthless_left]
+        allowed[worthless_left] = problem.upper[worthless_left]
+    return _finish(problem, price, served, allowed)
+
+
+def _price_of_sample(problem: Problem) -> FloatArray:
+    """The price (R,) if every so-many-th prompt had its part of the budget."""
+    every = max(1, problem.p.shape[1] // 1024)
+    p, weights, lower, upper = (
+        array[:, ::every] for array in (problem.p, problem.weights, problem.lower, problem.upper)
+    )
+    slack = problem.upper.sum(axis=1) - problem.lower.sum(axis=1)
+    part = (problem.budget - problem.lower.sum(axis=1)) / np.maximum(slack, 1)
+    budget = lower.sum(axis=1) + np.floor(part * (upper - lower).sum(axis=1)).astype(np.int64)
+    return concave_by_table(Problem(problem.objective, p, weights, budget, lower, upper)).price
+
+
+def _finish(problem: Problem, price: FloatArray, least: IntArray, most: IntArray) -> Allocation:
+    """Deal the ties and certify: every count in [least, most] is a best answer to the price."""
+    price = np.where(np.isfinite(price), price, 0.0)
+    counts = deal_ties(least, most, problem.budget)
+    lagrangian = problem.sign * problem.value(least) + price * (least.sum(axis=1) - problem.budget)
+    return Allocation(counts, price, problem.value(counts), problem.sign * lagrangian)
+
+
+def deal_ties(least: IntArray, most: IntArray, budget: IntArray) -> IntArray:
+    """Raise counts (R, B) from `least` towards `most` until they sum to `budget` (R,).
+
+    One rollout at a time goes to the prompt with fewest, then to the first: so all are raised to a
+    common level, found by bisection, and the rest goes to the first prompts that stand at the level.
+    """
+    columns = np.flatnonzero((most > least).any(axis=0))
+    counts: IntArray = least.copy()
+    if not len(columns):
+        return counts
+    rest = budget - least.sum(axis=1)
+    least, most = least[:, columns], most[:, columns]
+    start = least.sum(axis=1)
+    low, high = least.min(axis=1), most.max(axis=1)
+    while (low < high).any():
+        level = (low + high + 1) // 2
+        fits = np.clip(level[:, None], least, most).sum(axis=1) - start <= rest
+        low, high = np.where(fits, level, low), np.where(fits, high, level - 1)
+    levelled = np.clip(low[:, None], least, most)
+    at_level = (levelled == low[:, None]) & (levelled < most)
+    rest = rest - (levelled.sum(axis=1) - start)
+    counts[:, columns] = levelled + (at_level & (np.cumsum(at_level, axis=1) <= rest[:, None]))
+    return counts

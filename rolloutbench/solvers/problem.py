@@ -1,0 +1,133 @@
+"""An allocation problem and its answer.
+
+Choose integer counts n_i in [lower_i, upper_i] (or 0, with `allow_zero`) that sum to the budget and
+make sum_i weight_i * objective(p_i, n_i) best. Everything is batched: R problems side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rolloutbench.objectives import Objective
+from rolloutbench.protocol import BoolArray, FloatArray, InputError, IntArray
+
+
+@dataclass(frozen=True)
+class Problem:
+    """R allocation problems over B prompts: p, weights, lower, upper (R, B), budget (R,)."""
+
+    objective: Objective
+    p: FloatArray
+    weights: FloatArray
+    budget: IntArray
+    lower: IntArray
+    upper: IntArray
+    allow_zero: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        objective: Objective,
+        p: npt.ArrayLike,
+        budget: npt.ArrayLike,
+        lower: npt.ArrayLike,
+        upper: npt.ArrayLike,
+        weights: npt.ArrayLike = 1.0,
+        allow_zero: bool = False,
+    ) -> Problem:
+        """Check and broadcast. p is (R, B) or (B,); the others broadcast against it, budget to (R,).
+
+        Raises InputError, with the numbers, where p is no probability or the bounds cannot be met.
+        """
+        p = np.atleast_2d(np.asarray(p, dtype=np.float64))
+        if p.ndim != 2 or p.shape[1] == 0:
+            raise InputError(f"p has shape {p.shape}: expected at least one prompt, as (B,) or (R, B)")
+        bad = ~((p >= 0) & (p <= 1))
+        if bad.any():
+            r, b = np.argwhere(bad)[0]
+            raise InputError(f"p[{b}]={p[r, b]}: a success probability lies in [0, 1]")
+        weights = np.broadcast_to(np.asarray(weights, dtype=np.float64), p.shape)
+        if not (weights >= 0).all() or np.isinf(weights).any():
+            raise InputError(f"weights={weights.min()}..{weights.max()}: they must be finite and not negative")
+        lower, upper = (np.broadcast_to(np.asarray(n, dtype=np.int64), p.shape) for n in (lower, upper))
+        budget = np.broadcast_to(np.asarray(budget, dtype=np.int64), p.shape[:1])
+        problem = cls(objective, p, weights, budget, lower, upper, allow_zero)
+        problem._check_bounds()
+        return problem
+
+    def _check_bounds(self) -> None:
+        if (self.lower < 0).any():
+            raise InputError(f"lower={self.lower.min()}: counts cannot be negative")
+        if (self.lower > self.upper).any():
+            r, b = np.argwhere(self.lower > self.upper)[0]
+            raise InputError(f"lower={self.lower[r, b]} is above upper={self.upper[r, b]} (prompt {b})")
+        least = np.zeros_like(self.budget) if self.allow_zero else self.lower.sum(axis=1)
+        most = self.upper.sum(axis=1)
+        prompts = self.p.shape[1]
+        for r in np.flatnonzero(self.budget < least)[:1]:
+            raise InputError(
+                f"budget={self.budget[r]} is below the sum of lower bounds, {least[r]} over {prompts} prompts"
+            )
+        for r in np.flatnonzero(self.budget > most)[:1]:
+            raise InputError(
+                f"budget={self.budget[r]} is above the sum of upper bounds, {most[r]} over {prompts} prompts"
+            )
+
+    @property
+    def sign(self) -> int:
+        """+1 for a loss, -1 for a gain: sign * value is to be minimised."""
+        return -1 if self.objective.maximise else 1
+
+    @property
+    def has_diminishing_returns(self) -> bool:
+        """Whether every prompt that matters is where its objective is convex (concave, for a gain)."""
+        start = self.objective.convex_from
+        if start is None or self.allow_zero:
+            return False
+        return bool(((self.lower >= start) | ((self.lower == self.upper) & (self.weights == 0))).all())
+
+    def losses(self, top: int | None = None) -> FloatArray:
+        """What is to be minimised, (R, B, top + 1), whether a count is allowed or not."""
+        top = int(self.upper.max()) if top is None else top
+        with np.errstate(invalid="ignore"):  # weight 0 times infinity: such a prompt costs nothing
+            losses: FloatArray = self.sign * self.weights[..., None] * self.objective.table(self.p, top)
+        losses[self.weights == 0] = 0.0
+        return losses
+
+    def allowed_losses(self) -> FloatArray:
+        """`losses` up to the greatest upper bound, with infinity where a count is not allowed."""
+        losses = self.losses()
+        n = np.arange(losses.shape[-1])
+        allowed: BoolArray = (n >= self.lower[..., None]) & (n <= self.upper[..., None])
+        if self.allow_zero:
+            allowed |= n == 0
+        return np.where(allowed, losses, np.inf)
+
+    def value(self, counts: IntArray | FloatArray) -> FloatArray:
+        """The objective's weighted sum (R,), in its own sense."""
+        worth = self.objective.at(self.p, counts)
+        return np.multiply(self.weights, worth, out=np.zeros(worth.shape), where=self.weights > 0).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """An answer: `counts` (R, B), and its certificate, (R,) each.
+
+    `value` is the objective's sum. `price` is the dual variable: what one more rollout is worth.
+    `bound` is the value of the Lagrangian dual at that price, which no integer allocation can beat: it
+    lies on the better side of `value`, and where the two meet the allocation is optimal. Counts of
+    the continuous solvers are fractional.
+    """
+
+    counts: IntArray | FloatArray
+    price: FloatArray
+    value: FloatArray
+    bound: FloatArray
+
+    @property
+    def gap(self) -> FloatArray:
+        """How far the value may be from the best, (R,)."""
+        return np.abs(self.value - self.bound)
