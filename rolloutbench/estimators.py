@@ -148,7 +148,9 @@ def _moments_at(estimator: Estimator, n: int, p: FloatArray, pmf: FloatArray) ->
     noise = (k * plus**2 + (n - k) * minus**2) / n**2
     signal = (pmf * x).sum(axis=1)
     signal_variance = (pmf * (x - signal[:, None]) ** 2).sum(axis=1)
-    return np.stack([signal, signal_variance, (pmf * noise).sum(axis=1), pmf[:, noise == 0].sum(axis=1)], axis=1)
+    return np.stack(
+        [signal, signal_variance, (pmf * noise).sum(axis=1), pmf[:, noise == 0].sum(axis=1)], axis=1
+    )
 
 
 def moments(estimator: Estimator, p: FloatArray, n: IntArray) -> Moments:
@@ -177,7 +179,8 @@ def prompt_shares(aggregation: Aggregation, groups: Groups) -> FloatArray:
     """
     present = groups.prompts >= 0
     sizes = np.where(present, groups.counts if aggregation == "rollout" else 1, 0)
-    return groups.weights * sizes / np.maximum(sizes.sum(axis=1, keepdims=True), 1)
+    shares: FloatArray = groups.weights * sizes / np.maximum(sizes.sum(axis=1, keepdims=True), 1)
+    return shares
 
 
 def realised(estimator: Estimator, groups: Groups, p: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -19,6 +19,13 @@ SNAPSHOT_METRICS = {
     metric.name: metric
     for metric in (
         Metric(
+            "snr",
+            "signal to noise of the gradient",
+            "",
+            "higher",
+            "cosine^2 / (1 - cosine^2); under `uniform` about proportional to the rollouts paid for",
+        ),
+        Metric(
             "cosine",
             "cosine to the true gradient",
             "",

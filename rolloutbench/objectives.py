@@ -238,7 +238,7 @@ class GRPONoise(Enumerated):
 class MeanSquaredError(Enumerated):
     """Mean squared error of a group's gradient: bias^2 + signal variance + noise_ratio * noise."""
 
-    estimator: EstimatorSpec = Field(default="rloo")
+    estimator: EstimatorSpec = "rloo"  # type: ignore[assignment]
     noise_ratio: Annotated[float, Field(ge=0)] = 10.0
 
     @property

@@ -23,7 +23,9 @@ from rolloutbench.protocol import InputError
 
 T = TypeVar("T")
 
-PARAMETERS = ConfigDict(arbitrary_types_allowed=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+PARAMETERS = ConfigDict(
+    arbitrary_types_allowed=True, extra="forbid", validate_default=True, allow_inf_nan=False
+)
 """The pydantic configuration of every registered dataclass."""
 
 
@@ -81,7 +83,15 @@ def _one_line(kind: str, spec: str, error: ValidationError) -> str:
     if isinstance(inner, InputError):
         return str(inner)
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{kind} '{spec}': {where}={problem['input']}: {message}" if where else f"{kind} '{spec}': {message}"
+    return (
+        f"{kind} '{spec}': {where}={problem['input']}: {message}" if where else f"{kind} '{spec}': {message}"
+    )
+
+
+def _parameters(make: type[Any]) -> list[dataclasses.Field[Any]]:
+    """The fields a spec may set; one with repr=False is not for users."""
+    fields = dataclasses.fields(make) if dataclasses.is_dataclass(make) else ()
+    return [field for field in fields if field.init and field.repr]
 
 
 class Registry(Generic[T]):
@@ -91,7 +101,7 @@ class Registry(Generic[T]):
     parameters. `group` names the entry-point group through which other packages add theirs.
     """
 
-    def __init__(self, kind: str, builtin: Mapping[str, str | T], group: str | None = None) -> None:
+    def __init__(self, kind: str, builtin: Mapping[str, str | type[T] | T], group: str | None = None) -> None:
         self.kind = kind
         self._entries: dict[str, Any] = dict(builtin)
         self._group = group
@@ -116,17 +126,18 @@ class Registry(Generic[T]):
         name, parameters = parse_spec(spec)
         thing = self._find(name)
         make = thing if inspect.isclass(thing) else type(thing)
-        allowed = [f.name for f in dataclasses.fields(make) if f.init] if dataclasses.is_dataclass(make) else []
+        allowed = [field.name for field in _parameters(make)]
         for key in parameters:
             if key not in allowed:
                 hint = nearest(key, allowed) if allowed else "it takes none"
                 raise InputError(f"{self.kind} '{name}' has no parameter '{key}': {hint}")
         given: dict[str, Any] = {k: None if v.lower() == "none" else v for k, v in parameters.items()}
         try:
-            made: T = thing(**given) if inspect.isclass(thing) else dataclasses.replace(thing, **given)
+            made: Any = thing(**given) if inspect.isclass(thing) else dataclasses.replace(thing, **given)
         except ValidationError as error:
             raise InputError(_one_line(self.kind, spec, error)) from None
-        return made
+        found: T = made
+        return found
 
     def describe(self) -> list[Entry]:
         """Name, parameters with defaults, and first docstring line of everything registered."""
@@ -139,11 +150,9 @@ class Registry(Generic[T]):
             return Entry(name, "", str(error))
         make = thing if inspect.isclass(thing) else type(thing)
         parameters = []
-        for field in dataclasses.fields(make) if dataclasses.is_dataclass(make) else ():
-            if field.init and field.name not in ("name", "summary"):
-                default = field.default if inspect.isclass(thing) else getattr(thing, field.name)
-                default = getattr(default, "default", default)
-                parameters.append(f"{field.name}={default}")
+        for field in _parameters(make):
+            default = field.default if inspect.isclass(thing) else getattr(thing, field.name)
+            parameters.append(f"{field.name}={getattr(default, 'default', default)}")
         summary = getattr(thing, "summary", None) or (inspect.getdoc(make) or "").partition("\n")[0]
         return Entry(name, ", ".join(parameters), summary)
 

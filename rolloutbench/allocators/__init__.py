@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from rolloutbench.protocol import Allocator, InputError
+from rolloutbench.protocol import Allocator
 from rolloutbench.registry import Registry
 
 allocators: Registry[Allocator] = Registry(

@@ -30,7 +30,7 @@ from rolloutbench.registry import PARAMETERS
 class CoBA(Predicted):
     """Most saturating value under a Beta density that moves with the batch failure rate."""
 
-    predictor: PredictorSpec = Field(default="moving_average")
+    predictor: PredictorSpec = "moving_average"  # type: ignore[assignment]
     tau: Annotated[float, Field(gt=0)] = 1.0
     kappa: Annotated[float, Field(gt=2)] = 11.0
     alpha_min: Annotated[float, Field(ge=1)] = 1.5
@@ -42,7 +42,7 @@ class CoBA(Predicted):
         """alpha and beta = kappa - alpha both stay at 1 or above."""
         if not self.alpha_min <= self.alpha_max <= self.kappa - 1:
             raise InputError(
-                f"allocator coba: alpha_min={self.alpha_min}, alpha_max={self.alpha_max}, kappa={self.kappa}: "
+                f"alpha_min={self.alpha_min}, alpha_max={self.alpha_max}, kappa={self.kappa}: "
                 "expected alpha_min <= alpha_max <= kappa - 1"
             )
 

@@ -8,7 +8,6 @@ lower bound, and what the others cannot take goes to those with p = 0 before tho
 from __future__ import annotations
 
 import numpy as np
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from rolloutbench.allocators.one_shot import Predicted, best_counts
@@ -22,7 +21,7 @@ from rolloutbench.registry import PARAMETERS
 class Knapsack(Predicted):
     """Most chance of a non-zero gradient, times information gain, at the last epoch's success rates."""
 
-    predictor: PredictorSpec = Field(default="last_epoch")
+    predictor: PredictorSpec = "last_epoch"  # type: ignore[assignment]
 
     def allocate(self, prompts: IntArray, budget: Budget) -> IntArray:
         """predictor x objective x solver, with the fallback for solved prompts."""

@@ -55,7 +55,7 @@ class OneShot(Allocator):
 class Predicted(OneShot):
     """A predictor, and bounds on what a prompt may get; None means the method's own default."""
 
-    predictor: PredictorSpec = Field(default="beta")
+    predictor: PredictorSpec = "beta"  # type: ignore[assignment]
     lower: Annotated[int, Field(ge=0)] | None = None
     upper: Annotated[int, Field(ge=1)] | None = None
 
@@ -90,7 +90,7 @@ class Predicted(OneShot):
 class Borrowed(OneShot):
     """An allocator that works with the counts of another, one-shot one."""
 
-    of: AllocatorSpec = Field(default="vip")
+    of: AllocatorSpec = "vip"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         """Only one-shot allocators know all counts beforehand."""

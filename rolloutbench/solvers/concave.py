@@ -46,7 +46,9 @@ def concave_by_table(problem: Problem) -> Allocation:
     units = np.arange(base + 1, max(top, base + 1) + 1)
     objective = problem.objective
     if isinstance(objective, ClosedForm):
-        gains = problem.weights[..., None] * objective.marginal(problem.p[..., None], units.astype(np.float64))
+        gains = problem.weights[..., None] * objective.marginal(
+            problem.p[..., None], units.astype(np.float64)
+        )
     else:
         with np.errstate(invalid="ignore"):  # below its smallest count a loss may be infinite
             gains = -np.diff(problem.losses(int(units[-1]))[..., base:], axis=-1)
@@ -63,9 +65,7 @@ def serve_greatest(gains: FloatArray, lower: IntArray, budget: IntArray) -> IntA
     return deal_ties(least, most, budget)
 
 
-def _threshold(
-    gains: FloatArray, lower: IntArray, budget: IntArray
-) -> tuple[FloatArray, IntArray, IntArray]:
+def _threshold(gains: FloatArray, lower: IntArray, budget: IntArray) -> tuple[FloatArray, IntArray, IntArray]:
     """The price (R,), and the least and most counts (R, B) that are best at it."""
     extra = budget - lower.sum(axis=1)
     price = _kth_greatest(gains.reshape(len(gains), -1), np.maximum(extra, 1))
@@ -156,9 +156,8 @@ def concave_by_search(problem: Problem) -> Allocation:
 def _price_of_sample(problem: Problem) -> FloatArray:
     """The price (R,) if every so-many-th prompt had its part of the budget."""
     every = max(1, problem.p.shape[1] // 1024)
-    p, weights, lower, upper = (
-        array[:, ::every] for array in (problem.p, problem.weights, problem.lower, problem.upper)
-    )
+    p, weights = problem.p[:, ::every], problem.weights[:, ::every]
+    lower, upper = problem.lower[:, ::every], problem.upper[:, ::every]
     slack = problem.upper.sum(axis=1) - problem.lower.sum(axis=1)
     part = (problem.budget - problem.lower.sum(axis=1)) / np.maximum(slack, 1)
     budget = lower.sum(axis=1) + np.floor(part * (upper - lower).sum(axis=1)).astype(np.int64)

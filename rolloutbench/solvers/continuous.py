@@ -29,9 +29,9 @@ BISECTIONS = 100
 def continuous(problem: Problem) -> Allocation:
     """The optimum over real counts in [lower, upper]; only for objectives `rloo` and `dr_grpo`."""
     objective = problem.objective
-    smallest = {RLOONoise: 2, DrGRPONoise: 3}.get(type(objective))
-    if smallest is None:
+    if not isinstance(objective, RLOONoise | DrGRPONoise):
         raise InputError(f"solver continuous solves rloo and dr_grpo, not {type(objective).__name__}")
+    smallest = objective.convex_from
     if (problem.lower < smallest).any() or problem.allow_zero:
         raise InputError(f"solver continuous needs lower >= {smallest} and no allow_zero for this objective")
     interior = _theorem_5_2 if isinstance(objective, RLOONoise) else _theorem_5_1

@@ -77,9 +77,7 @@ def lagrangian_dual(losses: FloatArray, budget: IntArray) -> tuple[FloatArray, F
     value = np.where(total_low == total_high, loss_low, -np.inf)
     active = total_low > total_high
     while active.any():
-        price = np.where(
-            active, (loss_high - loss_low) / np.where(active, total_low - total_high, 1), price
-        )
+        price = np.where(active, (loss_high - loss_low) / np.where(active, total_low - total_high, 1), price)
         loss, total = line(np.argmin(losses + price[:, None, None] * n, axis=-1))
         meeting = loss_low + price * total_low
         found = loss + price * total

@@ -51,7 +51,9 @@ class Problem:
             raise InputError(f"p[{b}]={p[r, b]}: a success probability lies in [0, 1]")
         weights = np.broadcast_to(np.asarray(weights, dtype=np.float64), p.shape)
         if not (weights >= 0).all() or np.isinf(weights).any():
-            raise InputError(f"weights={weights.min()}..{weights.max()}: they must be finite and not negative")
+            raise InputError(
+                f"weights={weights.min()}..{weights.max()}: they must be finite and not negative"
+            )
         lower, upper = (np.broadcast_to(np.asarray(n, dtype=np.int64), p.shape) for n in (lower, upper))
         budget = np.broadcast_to(np.asarray(budget, dtype=np.int64), p.shape[:1])
         problem = cls(objective, p, weights, budget, lower, upper, allow_zero)
@@ -109,7 +111,9 @@ class Problem:
     def value(self, counts: IntArray | FloatArray) -> FloatArray:
         """The objective's weighted sum (R,), in its own sense."""
         worth = self.objective.at(self.p, counts)
-        return np.multiply(self.weights, worth, out=np.zeros(worth.shape), where=self.weights > 0).sum(axis=1)
+        weighed = np.multiply(self.weights, worth, out=np.zeros(worth.shape), where=self.weights > 0)
+        total: FloatArray = weighed.sum(axis=1)
+        return total
 
 
 @dataclass(frozen=True)

@@ -39,16 +39,15 @@ def reference(
         raise InputError(f"solver cvxpy takes one replicate, not {len(problem.p)}")
     if not problem.has_diminishing_returns:
         raise InputError(
-            f"solver cvxpy needs diminishing returns; {type(problem.objective).__name__} has them from "
-            f"n={problem.objective.convex_from} on (lower={problem.lower.min()}, allow_zero={problem.allow_zero})"
+            "solver cvxpy needs diminishing returns, which "
+            f"{type(problem.objective).__name__} has from n={problem.objective.convex_from} on "
+            f"(lower={problem.lower.min()}, allow_zero={problem.allow_zero})"
         )
     budget, lower, upper = int(problem.budget[0]), problem.lower[0], problem.upper[0]
     counts = cp.Variable(len(lower))
     constraints = [counts >= lower, counts <= upper]
-    if costs is None:
-        price_tag = cp.sum(counts) == budget
-    else:
-        price_tag = cp.sum(cp.multiply(costs, counts)) <= budget
+    total = cp.sum(counts) if costs is None else cp.sum(cp.multiply(costs, counts))
+    price_tag = total == budget if costs is None else total <= budget
     constraints.append(price_tag)
     for label, minimum in (minima or {}).items():
         members = np.flatnonzero(np.asarray(groups, dtype=object) == label)
@@ -69,9 +68,7 @@ def reference(
         raise InputError(f"budget={budget} with these costs and minima: the problem is {program.status}")
     value = problem.sign * float(program.value) * scale
     price = abs(float(price_tag.dual_value)) * scale
-    return Allocation(
-        np.asarray(counts.value)[None], np.array([price]), np.array([value]), np.array([value])
-    )
+    return Allocation(np.asarray(counts.value)[None], np.array([price]), np.array([value]), np.array([value]))
 
 
 def _interpolated(cp: Any, problem: Problem, counts: Any, constraints: list[Any]) -> Any:

@@ -1,0 +1,112 @@
+"""Running cells and putting their results together.
+
+A cell is a pure function from its frozen description to a table in long form, one row for each
+replicate and metric, so cells may run anywhere and in any order. Results of a study go to a new
+directory that appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import joblib
+import numpy as np
+import pandas as pd
+
+from rolloutbench.protocol import InputError
+from rolloutbench.statistics import mean_interval, ratio_interval
+
+BASELINE = "uniform"
+"""Every study runs it, and every ratio is against it."""
+
+MARKER = "conditions.json"
+"""The file by which a directory is known to hold results of this program."""
+
+
+class Cell(Protocol):
+    """A description of something to run. It must be picklable."""
+
+    def run(self) -> pd.DataFrame:
+        """Columns scenario, allocator, replicate, metric, value."""
+
+
+def run_cells(cells: Sequence[Cell], jobs: int) -> Iterator[pd.DataFrame]:
+    """Results of the cells in their order, as they come, on `jobs` processes."""
+    if jobs == 1:
+        yield from (cell.run() for cell in cells)
+    else:
+        yield from joblib.Parallel(n_jobs=jobs, return_as="generator")(
+            joblib.delayed(_run)(cell) for cell in cells
+        )
+
+
+def _run(cell: Cell) -> pd.DataFrame:
+    return cell.run()
+
+
+def summarise(per_replicate: pd.DataFrame) -> pd.DataFrame:
+    """Mean and ratio to uniform of every metric, each with its 95% interval from paired replicates.
+
+    Columns: scenario, allocator, metric, estimate, low, high, replicates, ratio, ratio_low, ratio_high.
+    Rows keep the order in which scenarios, allocators and metrics first appear.
+    """
+    keys = ["scenario", "allocator", "metric"]
+    wide = per_replicate.pivot_table(
+        index=keys, columns="replicate", values="value", sort=False, dropna=False, observed=True
+    )
+    wide = wide.loc[wide.notna().any(axis=1)]
+    values = wide.to_numpy(dtype=np.float64)
+    index = wide.index.to_frame(index=False)
+    uniform = pd.MultiIndex.from_frame(index.assign(allocator=BASELINE))
+    baseline = wide.reindex(uniform).to_numpy(dtype=np.float64)
+    mean, ratio = mean_interval(values), ratio_interval(values, baseline)
+    return index.assign(
+        estimate=mean.estimate,
+        low=mean.low,
+        high=mean.high,
+        replicates=np.count_nonzero(~np.isnan(values), axis=1),
+        ratio=ratio.estimate,
+        ratio_low=ratio.low,
+        ratio_high=ratio.high,
+    )
+
+
+@contextlib.contextmanager
+def output_directory(path: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A directory to write to that becomes `path` at the end, or vanishes if anything fails.
+
+    Raises InputError, before anything is computed, where `path` cannot be made or holds something
+    else. Earlier results of this program are replaced with `overwrite`.
+    """
+    path = Path(os.path.abspath(path))
+    if path.exists() and not path.is_dir():
+        raise InputError(f"out={path}: is a file")
+    if path.is_dir() and any(path.iterdir()):
+        if not (path / MARKER).exists():
+            raise InputError(f"out={path}: is not empty, and holds no results of rolloutbench")
+        if not overwrite:
+            raise InputError(f"out={path}: holds results already; --overwrite replaces them")
+    made = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent))
+    except OSError as error:
+        raise InputError(f"out={path}: cannot be written: {error.strerror}") from None
+    try:
+        yield unfinished
+        unfinished.chmod(0o755)
+        if path.is_dir():
+            shutil.rmtree(path)
+        unfinished.rename(path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise

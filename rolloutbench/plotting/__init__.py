@@ -1,0 +1,1 @@
+"""Figures: one function each, from a tidy DataFrame to a matplotlib Figure."""

@@ -1,0 +1,176 @@
+"""The three figures of a comparison. All take the table of `rolloutbench.experiment.summarise`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, NullFormatter
+
+from rolloutbench.experiment import BASELINE
+from rolloutbench.metrics import SNAPSHOT_METRICS, count_metric
+from rolloutbench.plotting.style import WIDE, looks, print_style
+from rolloutbench.protocol import FloatArray
+
+COUNTS = count_metric(0).partition("@")[0] + "@"
+COLUMNS = 2
+
+
+def save(figure: Figure, directory: Path, name: str) -> None:
+    """As PNG and as PDF. Files of the same figure have the same bytes."""
+    with print_style():
+        figure.savefig(directory / f"{name}.png")
+        figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})
+
+
+def allocation_against_success(summary: pd.DataFrame, conditions: str) -> Figure:
+    """Mean rollouts a prompt gets, by its true success probability; bands are 95% intervals.
+
+    Uniform at smaller groups is left out: its lines are flat.
+    """
+    counts = summary[summary.metric.str.startswith(COUNTS)]
+    counts = counts[~counts.allocator.str.startswith(f"{BASELINE}[")]
+    counts = counts.assign(p=counts.metric.str.removeprefix(COUNTS).astype(float))
+    with print_style():
+        figure, panels = _panels(summary, height=2.3, below=0.9)
+        look = looks(list(summary.allocator.unique()))
+        for scenario, axes in panels.items():
+            here = counts[counts.scenario == scenario].sort_values("p")
+            for allocator, rows in here.groupby("allocator", sort=False):
+                style = look[str(allocator)]
+                p, mean = rows.p.to_numpy(), rows.estimate.to_numpy()
+                axes.plot(p, mean, color=style.color, ls=style.linestyle, label=str(allocator))
+                axes.fill_between(p, rows.low, rows.high, color=style.color, alpha=0.15, lw=0)
+            axes.set_yscale("log", base=2)
+            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.set_ylim(here.estimate[here.estimate > 0].min() / 1.2, here.estimate.max() * 1.2)
+            axes.set_xlim(0, 1)
+        _finish(figure, panels, "success probability of the prompt", "rollouts per prompt", conditions)
+        handles, labels = next(iter(panels.values())).get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def ratio_to_uniform(summary: pd.DataFrame, metric: str, conditions: str) -> Figure:
+    """Ratio of a metric to uniform's, a dot with its 95% interval for each allocator, best on top."""
+    described = SNAPSHOT_METRICS[metric]
+    chosen = summary[(summary.metric == metric) & (summary.allocator != BASELINE)]
+    with print_style():
+        look = looks(list(summary.allocator.unique()))
+        rows_needed = chosen.groupby("scenario").allocator.count().max()
+        figure, panels = _panels(summary, height=0.5 + 0.16 * float(rows_needed))
+        for scenario, axes in panels.items():
+            rows = chosen[chosen.scenario == scenario]
+            rows = rows.sort_values("ratio", ascending=described.better != "lower")
+            for place, (allocator, row) in enumerate(rows.set_index("allocator").iterrows()):
+                style = look[str(allocator)]
+                span = [float(row["ratio_low"]), float(row["ratio_high"])]
+                axes.plot(span, [place, place], color=style.color, lw=2.5, alpha=0.5)
+                axes.plot(float(row["ratio"]), place, color=style.color, marker=style.marker, ms=3)
+            axes.axvline(1.0, color="0.6", lw=0.8, zorder=0)
+            axes.set_yticks(range(len(rows)), list(rows.allocator))
+            axes.margins(y=0.05)
+        direction = f" ({described.better} is better)" if described.better else ""
+        _finish(figure, panels, f"{described.label},\nratio to uniform{direction}", "", conditions)
+    return figure
+
+
+def cost_against_gain(summary: pd.DataFrame, conditions: str) -> Figure:
+    """Signal to noise against generated rollouts per prompt; the line is uniform at several sizes.
+
+    An allocator above the line gives more than uniform would for the same bill.
+    """
+    values = summary[summary.metric.isin(["snr", "generated_per_prompt"])].pivot(
+        index=["scenario", "allocator"], columns="metric", values=["estimate", "low", "high"]
+    )
+    with print_style():
+        figure, panels = _panels(summary, height=2.3)
+        look = looks(list(summary.allocator.unique()))
+        for scenario, axes in panels.items():
+            here = values.loc[scenario]
+            is_uniform = here.index.str.partition("[").get_level_values(0) == BASELINE
+            line = here[is_uniform]
+            line = line.iloc[np.argsort(line["estimate"]["generated_per_prompt"].to_numpy())]
+            x = line["estimate"]["generated_per_prompt"].to_numpy(dtype=float)
+            axes.fill_between(x, line["low"]["snr"], line["high"]["snr"], color="black", alpha=0.15, lw=0)
+            axes.plot(x, line["estimate"]["snr"], color="black", marker=".", zorder=0)
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            for name, row in here[~is_uniform].iterrows():
+                style = look[str(name)]
+                y, low, high = (float(row[part]["snr"]) for part in ("estimate", "low", "high"))
+                at = float(row["estimate"]["generated_per_prompt"])
+                axes.errorbar(at, y, [[y - low], [high - y]], fmt=style.marker, color=style.color, ms=3)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(FormatStrFormatter("%g"))
+                axis.set_minor_formatter(FormatStrFormatter("%g") if axis is axes.yaxis else NullFormatter())
+            axes.tick_params(axis="y", which="minor", labelsize=6)
+            named = here[~is_uniform]["estimate"]
+            named.loc[BASELINE] = here.loc[BASELINE]["estimate"]
+            _name_at_the_right(
+                axes,
+                named["generated_per_prompt"].to_numpy(dtype=float),
+                named["snr"].to_numpy(dtype=float),
+                [str(name) for name in named.index],
+                [look[str(name)].color for name in named.index],
+            )
+        _finish(
+            figure, panels, "generated rollouts per prompt", "signal to noise of the gradient", conditions
+        )
+    return figure
+
+
+def _name_at_the_right(
+    axes: Axes, x: FloatArray, y: FloatArray, names: list[str], colors: list[str], gap: float = 0.075
+) -> None:
+    """Write each point's name beside the panel, at its height but at least `gap` from the next."""
+    low, high = np.log(axes.get_ylim())
+    order = np.argsort(y)
+    wanted = (np.log(y[order]) - low) / (high - low)
+    places = wanted.copy()
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    excess = places[-1] - 1
+    if excess > 0:
+        places -= excess
+        for i in range(len(places) - 2, -1, -1):
+            places[i] = min(max(wanted[i], places[i]), places[i + 1] - gap)
+    for place, i in zip(places, order, strict=True):
+        axes.annotate(
+            names[i],
+            (x[i], y[i]),
+            xytext=(1.06, place),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=6,
+            color=colors[i],
+            arrowprops={"arrowstyle": "-", "color": colors[i], "lw": 0.4, "shrinkA": 1, "shrinkB": 2},
+        )
+
+
+def _panels(summary: pd.DataFrame, height: float, below: float = 0.4) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with one panel for each scenario, `COLUMNS` in a row, each `height` inches high."""
+    names = list(summary.scenario.unique())
+    columns = min(COLUMNS, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(WIDE, height * rows + below))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for spare in grid.flat[len(names) :]:
+        spare.remove()
+    panels = dict(zip(names, grid.flat, strict=False))
+    for name, axes in panels.items():
+        axes.set_title(name)
+    return figure, panels
+
+
+def _finish(figure: Figure, panels: dict[str, Axes], x: str, y: str, conditions: str) -> None:
+    """Label the axes and say under which conditions the figure was made."""
+    for axes in list(panels.values())[-COLUMNS:]:
+        axes.set_xlabel(x)
+    if y:
+        for axes in list(panels.values())[::COLUMNS]:
+            axes.set_ylabel(y)
+    figure.suptitle(conditions, fontsize=7, color="0.35")

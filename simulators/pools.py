@@ -1,0 +1,165 @@
+"""Pools of prompts: how difficult they are, and what they have in common.
+
+A prompt is a success probability and a unit feature vector. The vectors cluster around skills; how
+much of the ranking by difficulty can be read off them is the pool's `predictability`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass as plain_dataclass
+from functools import cached_property
+from typing import Annotated
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+from scipy import optimize, special, stats
+
+from rolloutbench.protocol import FloatArray, InputError
+from rolloutbench.registry import PARAMETERS, Registry
+
+
+class Difficulty(ABC):
+    """A distribution of success probabilities."""
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+        """Independent success probabilities."""
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class BetaDifficulty(Difficulty):
+    """Beta(alpha, beta); u-shaped below 1."""
+
+    alpha: Annotated[float, Field(gt=0)] = 0.4
+    beta: Annotated[float, Field(gt=0)] = 0.6
+
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+        """Independent draws."""
+        return rng.beta(self.alpha, self.beta, size=shape)
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class LogitNormal(Difficulty):
+    """sigmoid(N(mean, std^2)): what a logistic model of skill and difficulty gives."""
+
+    mean: float = 0.0
+    std: Annotated[float, Field(ge=0)] = 2.0
+
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+        """Independent draws."""
+        return special.expit(rng.normal(self.mean, self.std, size=shape))
+
+
+@dataclass(config=PARAMETERS, frozen=True)
+class Dead(Difficulty):
+    """Beta(alpha, beta), but a share of the prompts is never solved and another always is."""
+
+    unsolvable: Annotated[float, Field(ge=0, le=1)] = 0.3
+    solved: Annotated[float, Field(ge=0, le=1)] = 0.3
+    alpha: Annotated[float, Field(gt=0)] = 1.0
+    beta: Annotated[float, Field(gt=0)] = 1.0
+
+    def __post_init__(self) -> None:
+        """The two shares are shares of one whole."""
+        if self.unsolvable + self.solved > 1:
+            raise InputError(
+                f"unsolvable={self.unsolvable} and solved={self.solved}: together they are at most 1"
+            )
+
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+        """Independent draws."""
+        fate = rng.random(shape)
+        alive = rng.beta(self.alpha, self.beta, size=shape)
+        return np.where(fate < self.unsolvable, 0.0, np.where(fate > 1 - self.solved, 1.0, alive))
+
+
+@plain_dataclass(frozen=True)
+class Measured(Difficulty):
+    """Pass rates measured elsewhere, resampled; with `trials`, freed of their sampling error.
+
+    Without `trials` a rate stands for a success probability. With them, k successes in n trials are
+    one look at it: a Beta prior is fitted to all prompts by maximum likelihood, and a probability is
+    drawn from the posterior of the prompt, so that 0 of 8 need not mean impossible.
+    """
+
+    rates: FloatArray
+    trials: FloatArray | None = None
+
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+        """Prompts drawn with replacement."""
+        chosen = rng.integers(len(self.rates), size=shape)
+        if self.trials is None:
+            return self.rates[chosen]
+        alpha, beta = self.prior
+        successes = np.rint(self.rates * self.trials)
+        return rng.beta((alpha + successes)[chosen], (beta + self.trials - successes)[chosen])
+
+    @cached_property
+    def prior(self) -> tuple[float, float]:
+        """alpha and beta of the Beta-binomial that makes the measured rates most likely."""
+        assert self.trials is not None
+        n = np.rint(self.trials)
+        k = np.rint(self.rates * self.trials)
+
+        def unlikeliness(log_parameters: FloatArray) -> float:
+            alpha, beta = np.exp(log_parameters)
+            return -float(np.sum(stats.betabinom.logpmf(k, n, alpha, beta)))
+
+        found = optimize.minimize(unlikeliness, np.zeros(2), method="L-BFGS-B", bounds=[(-5, 7), (-5, 7)])
+        alpha, beta = np.exp(found.x)
+        return float(alpha), float(beta)
+
+
+difficulties: Registry[Difficulty] = Registry(
+    "difficulty", {"beta": BetaDifficulty, "logit_normal": LogitNormal, "dead": Dead}
+)
+DifficultySpec = Annotated[Difficulty, BeforeValidator(difficulties.create)]
+
+
+@plain_dataclass(frozen=True)
+class Pool:
+    """Q prompts for each of R replicates: `success` (R, Q), `features` (R, Q, d) of unit length."""
+
+    success: FloatArray
+    features: FloatArray
+
+    def repeated(self, times: int) -> Pool:
+        """Each replicate `times` times in a row."""
+        return Pool(np.repeat(self.success, times, axis=0), np.repeat(self.features, times, axis=0))
+
+
+def draw_pool(
+    difficulty: Difficulty,
+    rng: np.random.Generator,
+    replicates: int,
+    size: int,
+    dimension: int,
+    skills: int,
+    predictability: float,
+) -> Pool:
+    """Draw a pool for each replicate.
+
+    A feature vector is the unit vector of its skill plus Gaussian noise of equal length, normalised.
+    Success probabilities are dealt to the prompts by the rank of a latent ease, whose variance is to
+    the share `predictability` that of a direction in feature space; their distribution stays exact.
+    """
+    centres = _unit(rng.standard_normal((replicates, skills, dimension)))
+    skill = rng.integers(skills, size=(replicates, size))
+    noise = rng.standard_normal((replicates, size, dimension)) / np.sqrt(dimension)
+    features = _unit(np.take_along_axis(centres, skill[..., None], axis=1) + noise)
+    direction = rng.standard_normal((replicates, dimension, 1))
+    readable = (features @ direction)[..., 0]
+    readable -= readable.mean(axis=1, keepdims=True)
+    readable /= np.maximum(readable.std(axis=1, keepdims=True), 1e-12)
+    ease = np.sqrt(predictability) * readable
+    ease += np.sqrt(1 - predictability) * rng.standard_normal((replicates, size))
+    ranks = np.argsort(np.argsort(ease, axis=1), axis=1)
+    success = np.sort(difficulty.sample(rng, (replicates, size)), axis=1)
+    return Pool(np.take_along_axis(success, ranks, axis=1), features)
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    lengths: FloatArray = np.sqrt((vectors**2).sum(axis=-1, keepdims=True))
+    return vectors / lengths
