@@ -24,7 +24,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
-from scipy import stats
+from scipy import special
 
 from rolloutbench.protocol import Aggregation, Estimator, FloatArray, Groups, IntArray
 from rolloutbench.registry import PARAMETERS, Registry
@@ -138,6 +138,14 @@ def binomial_rows(p: FloatArray, upper: int) -> Iterator[tuple[int, FloatArray]]
         yield n, pmf
 
 
+def binomial_pmf(p: FloatArray, n: int) -> FloatArray:
+    """Probabilities of k = 0..n successes, (P, n+1), by logarithms: scipy's overflows at the smallest p."""
+    k = np.arange(n + 1)
+    log_choose = -special.betaln(n - k + 1, k + 1) - np.log(n + 1)
+    log_pmf: FloatArray = log_choose + special.xlogy(k, p[:, None]) + special.xlog1py(n - k, -p[:, None])
+    return np.exp(log_pmf)
+
+
 def _moments_at(estimator: Estimator, n: int, p: FloatArray, pmf: FloatArray) -> FloatArray:
     """The four moments, (P, 4), of groups of n with outcome probabilities `pmf` (P, n+1)."""
     if n < estimator.minimum:
@@ -159,8 +167,7 @@ def moments(estimator: Estimator, p: FloatArray, n: IntArray) -> Moments:
     found = np.empty((*p.shape, 4))
     for size in np.unique(n):
         here = n == size
-        pmf = stats.binom.pmf(np.arange(size + 1), size, p[here][:, None])
-        found[here] = _moments_at(estimator, int(size), p[here], pmf)
+        found[here] = _moments_at(estimator, int(size), p[here], binomial_pmf(p[here], int(size)))
     return Moments(p, *np.moveaxis(found, -1, 0))
 
 

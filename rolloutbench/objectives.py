@@ -8,7 +8,7 @@ Sources: `rloo` and `dr_grpo` are VIP's Propositions 4.3 and 4.2 (arXiv 2602.016
 constant 4 sigma^2; `success_rate` is what VIP's released code minimises instead, under both
 estimators; `knapsack` is Knapsack RL (arXiv 2509.25849, Prop. 1); `hit` is HORA's utility at a known p
 (arXiv 2605.07114); `coba` is CoBA-RL (arXiv 2602.03048). The noise factor of `grpo`, which VIP leaves
-out, is the same enumeration. It has no diminishing returns: at small p more rollouts bring more noise
+out, is the same enumeration. It has no diminishing returns: at small p more rollouts bring more noise,
 because they bring more signal.
 """
 
@@ -21,7 +21,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
-from scipy import stats
+from scipy import special
 
 from rolloutbench.estimators import (
     GRPO,
@@ -338,6 +338,12 @@ class Saturating(Gain):
         return -np.exp(-(n - 1) * rate) * np.expm1(-rate)
 
 
+def beta_density(p: FloatArray, alpha: float | FloatArray, beta: float | FloatArray) -> FloatArray:
+    """Density of Beta(alpha, beta) at p, by logarithms: scipy's overflows at the smallest p."""
+    log_density: FloatArray = special.xlogy(alpha - 1, p) + special.xlog1py(beta - 1, -p)
+    return np.exp(log_density - special.betaln(alpha, beta))
+
+
 @dataclass(config=PARAMETERS, frozen=True)
 class CoBAValue(Saturating):
     """CoBA-RL's value: saturation times the density of Beta(alpha, beta) at p."""
@@ -347,11 +353,11 @@ class CoBAValue(Saturating):
 
     def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
         """(1 - exp(-n p(1-p)/tau)) BetaPDF(p)."""
-        return super().formula(p, n) * stats.beta.pdf(p, self.alpha, self.beta)
+        return super().formula(p, n) * beta_density(p, self.alpha, self.beta)
 
     def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
         """The saturation's marginal times the density."""
-        return super().marginal(p, n) * stats.beta.pdf(p, self.alpha, self.beta)
+        return super().marginal(p, n) * beta_density(p, self.alpha, self.beta)
 
 
 objectives: Registry[Objective] = Registry(

@@ -17,10 +17,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from scipy import special, stats
+from scipy import special
 
 from rolloutbench.allocators.one_shot import Predicted, best_counts
-from rolloutbench.objectives import Saturating
+from rolloutbench.objectives import Saturating, beta_density
 from rolloutbench.predictors import PredictorSpec
 from rolloutbench.protocol import Budget, FloatArray, InputError, IntArray, Outcomes, Setting, State
 from rolloutbench.registry import PARAMETERS
@@ -55,7 +55,7 @@ class CoBA(Predicted):
         """predictor x objective x solver, weighted by the density."""
         p = self.predictor.predict(prompts).mean
         alpha = self._alpha()[:, None]
-        density = stats.beta.pdf(p, alpha, self.kappa - alpha)
+        density = beta_density(p, alpha, self.kappa - alpha)
         return best_counts(Saturating(self.tau), prompts, p, budget, *self.bounds(budget), weights=density)
 
     def observe(self, outcomes: Outcomes) -> None:

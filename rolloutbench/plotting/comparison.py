@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from rolloutbench.experiment import BASELINE
 from rolloutbench.metrics import SNAPSHOT_METRICS, count_metric
@@ -104,10 +104,10 @@ def cost_against_gain(summary: pd.DataFrame, conditions: str) -> Figure:
                 y, low, high = (float(row[part]["snr"]) for part in ("estimate", "low", "high"))
                 at = float(row["estimate"]["generated_per_prompt"])
                 axes.errorbar(at, y, [[y - low], [high - y]], fmt=style.marker, color=style.color, ms=3)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_formatter(FormatStrFormatter("%g"))
-                axis.set_minor_formatter(FormatStrFormatter("%g") if axis is axes.yaxis else NullFormatter())
-            axes.tick_params(axis="y", which="minor", labelsize=6)
+                axis.set_minor_formatter(NullFormatter())
             named = here[~is_uniform]["estimate"]
             named.loc[BASELINE] = here.loc[BASELINE]["estimate"]
             _name_at_the_right(
@@ -124,30 +124,33 @@ def cost_against_gain(summary: pd.DataFrame, conditions: str) -> Figure:
 
 
 def _name_at_the_right(
-    axes: Axes, x: FloatArray, y: FloatArray, names: list[str], colors: list[str], gap: float = 0.075
+    axes: Axes, x: FloatArray, y: FloatArray, names: list[str], colors: list[str], gap: float = 0.07
 ) -> None:
     """Write each point's name beside the panel, at its height but at least `gap` from the next."""
     low, high = np.log(axes.get_ylim())
     order = np.argsort(y)
-    wanted = (np.log(y[order]) - low) / (high - low)
-    places = wanted.copy()
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + gap)
-    excess = places[-1] - 1
-    if excess > 0:
-        places -= excess
-        for i in range(len(places) - 2, -1, -1):
-            places[i] = min(max(wanted[i], places[i]), places[i + 1] - gap)
+    places = (np.log(y[order]) - low) / (high - low)
+    for _ in range(200):  # neighbours that are too close push each other apart
+        push = np.maximum(gap - np.diff(places), 0) / 2
+        places[1:] += push
+        places[:-1] -= push
+    places -= max(places[-1] - 1, 0)
     for place, i in zip(places, order, strict=True):
         axes.annotate(
             names[i],
             (x[i], y[i]),
-            xytext=(1.06, place),
+            xytext=(1.08, place),
             textcoords="axes fraction",
             va="center",
             fontsize=6,
-            color=colors[i],
-            arrowprops={"arrowstyle": "-", "color": colors[i], "lw": 0.4, "shrinkA": 1, "shrinkB": 2},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colors[i],
+                "lw": 0.6,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 1,
+            },
         )
 
 

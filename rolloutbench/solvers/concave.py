@@ -99,7 +99,8 @@ def concave_by_search(problem: Problem) -> Allocation:
 
     tiny = np.finfo(np.float64).tiny
     first = weights * objective.marginal(p, np.maximum(problem.lower, objective.convex_from) + 1.0)
-    high = np.maximum(np.where(problem.lower < problem.upper, first, 0.0).max(axis=1), tiny)
+    # A little above the greatest gain, so that rounding cannot make anybody demand anything there.
+    high = np.maximum(1.01 * np.where(problem.lower < problem.upper, first, 0.0).max(axis=1), tiny)
     low = np.full_like(high, tiny)
     most, least = demand(low[:, None]), demand(high[:, None])
     total_low, total_high = most.sum(axis=1), least.sum(axis=1)
