@@ -34,9 +34,7 @@ def test_the_claim_of_diminishing_returns_holds(spec):
     assert (np.diff(gains, axis=1) <= 1e-13 * scale).all(), "returns grew"
 
 
-@pytest.mark.parametrize(
-    "spec", ["grpo", "mse[estimator=grpo]", "mse[estimator=dr_grpo,noise_ratio=0]"]
-)
+@pytest.mark.parametrize("spec", ["grpo", "mse[estimator=grpo]", "mse[estimator=dr_grpo,noise_ratio=0]"])
 def test_objectives_without_the_claim_really_lack_it(spec):
     objective = objectives.create(spec)
     assert objective.convex_from is None
@@ -55,7 +53,7 @@ def test_the_claim_cannot_start_earlier(name):
     assert not np.isfinite(losses).all() or worse_or_growing
 
 
-@pytest.mark.parametrize("name", [name for name in objectives.names()])
+@pytest.mark.parametrize("name", objectives.names())
 @given(p=st.one_of(st.sampled_from([0.0, 1.0, 1e-12, 1e-300]), st.floats(0, 1)), n=st.integers(0, TOP))
 def test_at_is_an_entry_of_the_table(name, p, n):
     objective = objectives.create(name)

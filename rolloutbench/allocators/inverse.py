@@ -51,7 +51,9 @@ class Inverse(Predicted):
         if self.rule == "proportional":
             gains = self.weight(p)[..., None] / (units - 0.5)
         else:
-            gains = np.broadcast_to(-self.coefficient(p)[..., None], (*p.shape, len(units)))
+            # Rounded, so that p and 1 - p tie although one of them was rounded.
+            costs = np.round(self.coefficient(p), 12)
+            gains = np.broadcast_to(-costs[..., None], (*p.shape, len(units)))
         within = (units > problem.lower[..., None]) & (units <= problem.upper[..., None])
         return serve_greatest(np.where(within, gains, -np.inf), problem.lower, problem.budget)
 

@@ -41,17 +41,18 @@ def concave(problem: Problem) -> Allocation:
 
 def concave_by_table(problem: Problem) -> Allocation:
     """Select the price from the gains of every rollout of every prompt."""
+    objective = problem.objective
+    assert objective.convex_from is not None
     top = int(problem.upper.max())
     base = int(np.where(problem.lower < problem.upper, problem.lower, top).min())
+    base = max(base, objective.convex_from)
     units = np.arange(base + 1, max(top, base + 1) + 1)
-    objective = problem.objective
     if isinstance(objective, ClosedForm):
         gains = problem.weights[..., None] * objective.marginal(
             problem.p[..., None], units.astype(np.float64)
         )
     else:
-        with np.errstate(invalid="ignore"):  # below its smallest count a loss may be infinite
-            gains = -np.diff(problem.losses(int(units[-1]))[..., base:], axis=-1)
+        gains = -np.diff(problem.losses(int(units[-1]))[..., base:], axis=-1)
     within = (units > problem.lower[..., None]) & (units <= problem.upper[..., None])
     return _finish(problem, *_threshold(np.where(within, gains, -np.inf), problem.lower, problem.budget))
 
@@ -77,6 +78,8 @@ def _threshold(gains: FloatArray, lower: IntArray, budget: IntArray) -> tuple[Fl
 def _kth_greatest(values: FloatArray, k: IntArray) -> FloatArray:
     """For each row of `values` (R, M), its k-th greatest entry (R,)."""
     width = values.shape[1]
+    if width == 0:
+        return np.full(len(values), -np.inf)
     places = np.clip(width - k, 0, width - 1)
     if (places == places[0]).all():
         return np.partition(values, places[0], axis=1)[:, places[0]]

@@ -26,6 +26,10 @@ BISECTIONS = 100
 """Enough to bring any bracket of double-precision prices down to rounding."""
 
 
+WORTHLESS = 1e-290
+"""Weights below it count as 0: their prices would be beyond double precision."""
+
+
 def continuous(problem: Problem) -> Allocation:
     """The optimum over real counts in [lower, upper]; only for objectives `rloo` and `dr_grpo`."""
     objective = problem.objective
@@ -37,6 +41,7 @@ def continuous(problem: Problem) -> Allocation:
     interior = _theorem_5_2 if isinstance(objective, RLOONoise) else _theorem_5_1
     lower, upper = problem.lower.astype(np.float64), problem.upper.astype(np.float64)
     scaled = problem.weights * problem.p * (1 - problem.p)
+    scaled[scaled < WORTHLESS] = 0.0
 
     def counts_at(log_price: FloatArray) -> FloatArray:
         return np.clip(interior(scaled, np.exp(log_price)[:, None]), lower, upper)

@@ -1,0 +1,138 @@
+"""The table of medians and ratios that is printed after the benchmarks.
+
+Targets are printed beside what was measured and never asserted: a busy machine fails no test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+from threadpoolctl import threadpool_limits
+
+MEDIANS = pytest.StashKey[dict[str, float]]()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: how long `name` takes, and how many times as long as `against`."""
+
+    name: str
+    against: str = ""
+    at_least: float = 0.0
+    """Target for the ratio to `against`."""
+    at_most: float = float("inf")
+    """Target for the median, in seconds."""
+    units: int = 0
+    """How many things (see `unit`) are done in the measured time."""
+    unit: str = ""
+
+    def line(self, medians: Mapping[str, float]) -> str:
+        """The row as text; ratio and target only where there are any."""
+        seconds = medians[self.name]
+        ratio, target, rate, met = "", "", "", True
+        if self.against in medians:
+            times = seconds / medians[self.against]
+            ratio = f"{times:,.0f}x as long as exact"
+            if self.at_least:
+                target, met = f">= {self.at_least:,.0f}x", times >= self.at_least
+        if self.at_most < float("inf"):
+            target, met = f"<= {self.at_most:g} s", seconds <= self.at_most
+        if self.unit == "groups":
+            rate = f"{self.units / seconds:,.0f} groups per second"
+        elif self.unit:
+            rate = f"{seconds / self.units * 1e6:.3f} s per million {self.unit}"
+        verdict = f"{target:<12}{'met' if met else 'MISSED'}" if target else ""
+        return f"{self.name:<46}{_duration(seconds):>10}  {ratio or rate:<30}{verdict}".rstrip()
+
+
+ROWS = {
+    "B = 512 prompts, C = 4096 rollouts, n in [4, 16]": [
+        Row("exact integer, rloo"),
+        Row("Clarabel via cvxpy, rloo, real n", "exact integer, rloo", at_least=100),
+        Row("Clarabel's own solve_time", "exact integer, rloo"),
+        Row("exact integer, success_rate"),
+        Row("SLSQP as VIP's code, success_rate, real n", "exact integer, success_rate", at_least=10_000),
+        Row("VIP's theorems by bisection, rloo, real n"),
+        Row("VIP's theorems by bisection, dr_grpo, real n"),
+    ],
+    "B = 10,000, C = 80,000, n in [4, 16]": [
+        Row("exact integer, rloo, B=10,000", unit="prompts", units=10_000),
+        Row("Clarabel via cvxpy, rloo, real n, B=10,000", "exact integer, rloo, B=10,000", at_least=100),
+        Row("Clarabel's own solve_time, B=10,000", "exact integer, rloo, B=10,000"),
+    ],
+    "Many prompts, 8 rollouts each, n in [4, 16]": [
+        Row("exact integer, rloo, B=100,000", unit="prompts", units=100_000),
+        Row("exact integer, rloo, B=1,000,000", at_most=0.15, unit="prompts", units=1_000_000),
+    ],
+    "Dynamic program, B = 512, C = 4096": [
+        Row("non_zero_gradient, n in [0, 32]", at_most=0.5),
+        Row("grpo, n in [2, 32]", at_most=0.5),
+    ],
+    "Simulator: vip in u-shaped-v1, 128 prompts x 8": [
+        Row("one snapshot cell, 16 replicates", unit="groups", units=16 * 128),
+    ],
+}
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[MEDIANS] = {}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    medians = config.stash.get(MEDIANS, {})
+    if not medians:
+        return
+    terminalreporter.section("medians on one core, and ratios of medians", sep="=")
+    for title, rows in ROWS.items():
+        lines = [f"  {row.line(medians)}" for row in rows if row.name in medians]
+        if lines:
+            terminalreporter.write_line("\n".join(["", title, *lines]))
+
+
+@pytest.fixture(autouse=True)
+def one_core() -> Iterator[None]:
+    """BLAS on one thread, as numpy's other loops and Clarabel's QDLDL are anyway."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture
+def record(benchmark: BenchmarkFixture, pytestconfig: pytest.Config) -> Callable[[str, float], None]:
+    """Put a median, in seconds, into the table and into what pytest-benchmark saves."""
+
+    def put(name: str, seconds: float) -> None:
+        if benchmark.enabled:
+            pytestconfig.stash[MEDIANS][name] = benchmark.extra_info[name] = seconds
+
+    return put
+
+
+@pytest.fixture
+def timed(benchmark: BenchmarkFixture, record: Callable[[str, float], None]) -> Callable[..., Any]:
+    """Time a function under a row's name, after a warm-up, and return its answer.
+
+    `before`, where given, runs untimed before every call.
+    """
+
+    def measure(
+        name: str,
+        function: Callable[[], Any],
+        rounds: int,
+        before: Callable[[], None] | None = None,
+        warm_up: int = 1,
+    ) -> Any:
+        answer = benchmark.pedantic(function, setup=before, rounds=rounds, warmup_rounds=warm_up)
+        if benchmark.enabled:
+            record(name, benchmark.stats.stats.median)
+        return answer
+
+    return measure
