@@ -22,7 +22,7 @@ from rolloutbench.experiment import BASELINE, MARKER, Cell, output_directory, ru
 from rolloutbench.metrics import SNAPSHOT_METRICS
 from rolloutbench.objectives import objectives
 from rolloutbench.predictors import predictors
-from rolloutbench.protocol import Aggregation, Budget, FloatArray, InputError, ProtocolError
+from rolloutbench.protocol import Aggregation, Allocator, Budget, FloatArray, InputError, ProtocolError
 from rolloutbench.registry import Entry, Registry, nearest
 from rolloutbench.solvers import SOLVERS, Allocation, Problem, solve
 from rolloutbench.solvers.reference import reference
@@ -240,11 +240,12 @@ def _print_allocation(rates: FloatArray, found: Allocation, seconds: float, as_j
         "p": [f"{rate:.4g}" for rate in rates],
         "rollouts": [f"{n:g}" if found.counts.dtype == np.int64 else f"{n:.2f}" for n in found.counts[0]],
     }
-    caption = (
+    out = tables.console()
+    out.print(tables.allocation(columns))
+    out.print(
         f"value {answer['value']:.6g}, bound {answer['bound']:.6g} (gap {float(found.gap[0]):.2g}), "
         f"price {answer['price']:.4g}, {seconds * 1e3:.2f} ms"
     )
-    tables.console().print(tables.allocation(columns, caption))
 
 
 @app.command()
@@ -327,10 +328,10 @@ def compare(
     cells = snapshot_cells(
         chosen_scenarios, chosen_allocators, chosen_estimator, how, budget, replicates, seed, draws
     )
+    moments = _moments(chosen_allocators, draws)
     conditions = (
         f"{estimator}, aggregation {aggregation}, {prompts} prompts x {group_size} rollouts, "
-        f"{replicates} paired replicates, seed {seed}, "
-        + (f"moments from {draws} steps" if draws else "exact moments")
+        f"{replicates} paired replicates, seed {seed}, {moments}"
     )
     with output_directory(out, overwrite) as directory:
         per_replicate = pd.concat(_with_progress(cells, jobs), ignore_index=True)
@@ -346,7 +347,7 @@ def compare(
             "rollouts": budget.rollouts,
             "replicates": replicates,
             "seed": seed,
-            "moments": f"{draws} steps" if draws else "exact for one-shot allocators",
+            "moments": moments,
             "scenarios": {name: repr(made) for name, made in chosen_scenarios.items()},
             "allocators": {name: repr(made) for name, made in chosen_allocators.items()},
         }
@@ -363,6 +364,14 @@ def compare(
     console.print(
         f"table  {out / 'summary.csv'}\ndata   {out / 'per_replicate.parquet'}\nplots  {out / 'plots'}/"
     )
+
+
+def _moments(chosen: dict[str, Allocator], draws: int | None) -> str:
+    """How the moments of the gradient are had."""
+    if draws:
+        return f"moments from {draws} steps"
+    sampled = [name for name, allocator in chosen.items() if not allocator.one_shot]
+    return "exact moments" + (f" (from {MONTE_CARLO_DRAWS} steps: {', '.join(sampled)})" if sampled else "")
 
 
 def _chosen(registry: Registry[Any], specs: list[str], implied: str | None = None) -> dict[str, Any]:

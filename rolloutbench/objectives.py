@@ -340,8 +340,8 @@ class Saturating(Gain):
 
 def beta_density(p: FloatArray, alpha: float | FloatArray, beta: float | FloatArray) -> FloatArray:
     """Density of Beta(alpha, beta) at p, by logarithms: scipy's overflows at the smallest p."""
-    log_density: FloatArray = special.xlogy(alpha - 1, p) + special.xlog1py(beta - 1, -p)
-    return np.exp(log_density - special.betaln(alpha, beta))
+    log_density = special.xlogy(alpha - 1, p) + special.xlog1py(beta - 1, -p) - special.betaln(alpha, beta)
+    return np.exp(np.asarray(log_density, dtype=np.float64))
 
 
 @dataclass(config=PARAMETERS, frozen=True)

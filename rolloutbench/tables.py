@@ -87,10 +87,10 @@ def registered(kind: str, entries: Iterable[Entry]) -> Table:
     return table
 
 
-def allocation(columns: Mapping[str, Sequence[str]], caption: str, rows: int = 40) -> Table:
+def allocation(columns: Mapping[str, Sequence[str]], rows: int = 40) -> Table:
     """Counts of prompts, at most `rows` of them."""
     total = len(next(iter(columns.values())))
-    table = Table(caption=caption, caption_justify="left")
+    table = Table(box=SIMPLE_HEAD)
     for heading in columns:
         table.add_column(heading, justify="right")
     for i in range(min(total, rows)):

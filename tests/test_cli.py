@@ -1,0 +1,422 @@
+"""The command line, where it is used rightly; tests/test_cli_bad_input.py has the rest.
+
+The program runs inside this process. Plots are saved only by the tests that look at them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rolloutbench import __version__, cli
+from rolloutbench.metrics import SNAPSHOT_METRICS
+from rolloutbench.solvers import SOLVERS
+
+SUMMARY = [
+    *("scenario", "allocator", "metric", "estimate", "low", "high", "replicates"),
+    *("ratio", "ratio_low", "ratio_high"),
+]
+PER_REPLICATE = ["scenario", "allocator", "replicate", "metric", "value"]
+NAMES = {kind: registry.names() for kind, registry in cli.REGISTRIES.items()}
+NAMES |= {"solver": list(SOLVERS), "metric": list(SNAPSHOT_METRICS)}
+SMALL = "compare --quick --prompts 16 -s u-shaped-v1"
+
+
+class Output(NamedTuple):
+    code: object
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+def run(command: str) -> Output:
+    """Run `rolloutbench COMMAND` here."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["rolloutbench", *shlex.split(command)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as end,
+    ):
+        cli.main()
+    return Output(end.value.code, out.getvalue(), err.getvalue())
+
+
+def ok(command: str) -> Output:
+    """Run a command that must succeed, and write plainly to what is no terminal."""
+    done = run(command)
+    assert done.code == 0, done.err
+    assert "\x1b" not in done.out + done.err
+    return done
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def plots_unsaved(monkeypatch):
+    monkeypatch.setattr("rolloutbench.plotting.comparison.save", lambda figure, directory, name: None)
+
+
+unsaved = pytest.mark.usefixtures("plots_unsaved")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """One small comparison: what was printed, and its directory."""
+    out = tmp_path_factory.mktemp("base") / "deep" / "er"
+    return ok(f"{SMALL} -a vip --out {out}"), out
+
+
+# --- everywhere
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("", "--version list solve compare"),
+        ("list", "kind --json"),
+        ("solve", "--p --budget --lower --upper --objective --solver --allow-zero --group-minimum --json"),
+        (
+            "compare",
+            "--allocator --scenario --estimator --prompts --group-size --replicates --seed --jobs --out "
+            "--overwrite --sort --draws --pass-rates --trials --quick --json",
+        ),
+    ],
+)
+def test_help(command, options):
+    shown = ok(f"{command} --help").out
+    assert f"Usage: rolloutbench {command}" in shown
+    assert [option for option in options.split() if option not in shown] == []
+
+
+def test_version():
+    assert ok("--version").out == f"rolloutbench {__version__}\n"
+
+
+def test_no_command_at_all_shows_the_help_and_no_empty_error():
+    shown = run("")
+    assert "Usage: rolloutbench" in shown.out + shown.err
+    assert "error:" not in shown.err
+
+
+# --- list
+
+
+@pytest.mark.parametrize("kind", [None, *NAMES])
+def test_list_shows_every_name(kind):
+    shown = ok(f"list {kind or ''}").out
+    wanted = NAMES[kind] if kind else [name for names in NAMES.values() for name in names]
+    first_words = {line.split()[0] for line in shown.splitlines() if line.strip()}
+    assert set(wanted) <= first_words
+    assert "…" not in shown  # nothing is cut off
+
+
+@pytest.mark.parametrize("kind", [None, *NAMES])
+def test_list_as_json(kind):
+    found = ok(f"list --json {kind or ''}").json
+    assert {name: [entry["name"] for entry in entries] for name, entries in found.items()} == (
+        {kind: NAMES[kind]} if kind else NAMES
+    )
+    for entry in (entry for entries in found.values() for entry in entries):
+        assert set(entry) == {"name", "parameters", "summary"}
+        assert entry["summary"], entry
+
+
+def test_list_names_kinds_in_good_english():
+    assert "difficultys" not in ok("list").out
+
+
+# --- solve
+
+P = np.array([0.1, 0.5, 0.9])
+SOLVE = "solve --p 0.1,0.5,0.9 --budget 24"
+
+
+def test_solve_as_json():
+    answer = ok(f"{SOLVE} --json").json
+    counts = np.array(answer["counts"])
+    assert set(answer) == {"counts", "value", "bound", "price", "seconds"}
+    assert counts.dtype == np.int64
+    assert counts.tolist() == [7, 10, 7]
+    assert answer["value"] == pytest.approx((P * (1 - P) / (counts - 1)).sum(), rel=1e-12)
+    assert answer["bound"] == pytest.approx(answer["value"], rel=1e-12)
+    assert 0.25 / (10 * 9) <= answer["price"] <= 0.25 / (9 * 8)
+    assert 0 < answer["seconds"] < 10
+
+
+def test_solve_as_table():
+    shown = ok(SOLVE).out
+    lines = (line.replace("│", " ").split() for line in shown.splitlines())
+    rows = [words for words in lines if words and words[0].isdigit()]
+    assert rows == [["0", "0.1", "7"], ["1", "0.5", "10"], ["2", "0.9", "7"]]
+    assert "value 0.0577778, bound 0.0577778" in shown  # not folded into the table's few columns
+
+
+@pytest.mark.parametrize("objective", [*NAMES["objective"], "mse[estimator=grpo[ddof=0],noise_ratio=3]"])
+def test_every_objective_is_solved(objective):
+    answer = ok(f"{SOLVE} --lower 2 --upper 16 --json --objective {objective}").json
+    assert sum(answer["counts"]) == 24
+    assert all(2 <= n <= 16 for n in answer["counts"])
+    maximise = cli.objectives.create(objective).maximise
+    assert (answer["bound"] - answer["value"]) * (1 if maximise else -1) >= -1e-12
+
+
+@pytest.mark.parametrize("solver", NAMES["solver"])
+def test_every_solver_solves(solver):
+    answer = ok(f"{SOLVE} --json --solver {solver}").json
+    assert sum(answer["counts"]) == pytest.approx(24, abs=1e-6)
+    assert answer["value"] == pytest.approx(ok(f"{SOLVE} --json").json["value"], rel=1e-2)
+
+
+def test_solve_with_none_at_all_for_a_prompt():
+    counts = ok("solve --p 0.1,0.5,0.9 --budget 8 --lower 4 --allow-zero --json").json["counts"]
+    assert sorted(counts) in ([0, 0, 8], [0, 4, 4])
+
+
+def test_solve_takes_a_long_list():
+    numbers = ",".join(["0.5"] * 600)
+    assert ok(f"solve --p {numbers} --budget 3600 --json").json["counts"] == [6] * 600
+
+
+@pytest.mark.parametrize("name", ["prompts.csv", "prompts.txt", "prompts.parquet", "PROMPTS.PARQUET"])
+def test_solve_reads_files(name, tmp_path):
+    table = pd.DataFrame({"p": P, "other": P[::-1], "note": ["a", "b", None]})
+    path = tmp_path / name
+    table.to_parquet(path) if path.suffix.lower() == ".parquet" else table.to_csv(path, index=False)
+    inline = ok(f"{SOLVE} --json").json
+    for column in ("p", "other"):
+        found = ok(f"solve --p {path} --column {column} --budget 24 --json").json
+        assert {**found, "seconds": 0} == {**inline, "seconds": 0}
+
+
+def test_solve_weighs_prompts(tmp_path):
+    weights = np.array([0.0, 1.0, 4.0])
+    pd.DataFrame({"p": P, "weight": weights}).to_csv("prompts.csv", index=False)
+    answer = ok("solve --p prompts.csv --budget 24 --json").json
+    counts = np.array(answer["counts"])
+    assert counts.tolist() == [2, 10, 12]
+    assert answer["value"] == pytest.approx((weights * P * (1 - P) / (counts - 1)).sum(), rel=1e-12)
+
+
+def test_solve_in_tokens_and_with_a_group_served_first(tmp_path):
+    pytest.importorskip("cvxpy")
+    cost = np.array([10.0, 20.0, 40.0])
+    table = pd.DataFrame({"p": P, "cost": cost, "group": ["hard", "mid", "easy"]})
+    table.to_parquet("prompts.parquet")
+    command = "solve --p prompts.parquet --budget 600 --solver cvxpy --json"
+    free = np.array(ok(command).json["counts"])
+    assert free @ cost == pytest.approx(600, rel=1e-6)
+    assert free[2] < 9 - 1e-3
+    held = np.array(ok(f"{command} --group-minimum easy=9 --group-minimum hard=3").json["counts"])
+    assert held[2] == pytest.approx(9, abs=1e-5)
+    assert held[0] >= 3 - 1e-5
+    assert held @ cost <= 600 * (1 + 1e-6)
+
+
+# --- compare
+
+
+def test_compare_writes_its_files(base):
+    _, out = base
+    assert sorted(path.name for path in out.iterdir()) == [
+        "conditions.json",
+        "per_replicate.parquet",
+        "plots",
+        "summary.csv",
+    ]
+    assert [path.name for path in out.parent.iterdir()] == ["er"]
+    assert list(pd.read_csv(out / "summary.csv").columns) == SUMMARY
+    assert list(pd.read_parquet(out / "per_replicate.parquet").columns) == PER_REPLICATE
+    for suffix, magic in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
+        plots = sorted((out / "plots").glob(f"*{suffix}"))
+        assert len(plots) >= 3
+        assert all(path.read_bytes().startswith(magic) for path in plots)
+    conditions = json.loads((out / "conditions.json").read_text())
+    assert conditions["command"] == f"rolloutbench {SMALL} -a vip --out {out}"
+    given = {
+        "estimator": "rloo",
+        "prompts": 16,
+        "group_size": 8,
+        "rollouts": 128,
+        "replicates": 16,
+        "seed": 0,
+    }
+    assert conditions.items() >= given.items()
+
+
+def test_compare_prints_what_it_writes(base):
+    printed, out = base
+    summary = pd.read_csv(out / "summary.csv").set_index(["allocator", "metric"])
+    cells = {line.split()[0]: line for line in printed.out.splitlines() if "±" in line and line[0] == " "}
+    assert set(cells) == {"vip", "uniform"}
+    for metric, value, high in [
+        *((metric, "ratio", "ratio_high") for metric in ("snr", "mse", "noise_variance")),
+        *((metric, "estimate", "high") for metric in ("effective_ratio", "wasted_ratio")),
+    ]:
+        row = summary.loc["vip", metric]
+        assert f"{row[value]:.3f} ±{row[high] - row[value]:.3f}" in cells["vip"]
+    for name in ("summary.csv", "per_replicate.parquet", "plots"):
+        assert str(out / name) in printed.out
+    assert "16 prompts x 8 rollouts" in printed.out
+    assert "exact moments" in printed.out
+
+
+def test_compare_always_runs_uniform(base):
+    summary = pd.read_csv(base[1] / "summary.csv")
+    assert list(summary.allocator.unique()) == ["uniform", "vip"]
+    ratios = summary[(summary.allocator == "uniform") & ~summary.metric.str.startswith("counts")].ratio
+    np.testing.assert_allclose(ratios.dropna(), 1, rtol=1e-12)
+
+
+def test_summary_follows_from_the_replicates(base):
+    summary = pd.read_csv(base[1] / "summary.csv").set_index(["allocator", "metric"])
+    data = pd.read_parquet(base[1] / "per_replicate.parquet")
+    wide = data.pivot_table(index="replicate", columns=["allocator", "metric"], values="value")
+    assert len(wide) == 16
+    for (allocator, metric), row in summary.iterrows():
+        values, uniform = wide[allocator, metric], wide["uniform", metric]
+        assert row.replicates == values.notna().sum()
+        assert row.estimate == pytest.approx(values.mean(), rel=1e-9, abs=1e-30)
+        if uniform.mean() != 0:
+            assert row.ratio == pytest.approx(values.mean() / uniform.mean(), rel=1e-9)
+
+
+@unsaved
+def test_compare_as_json_is_the_same_comparison(base):
+    done = ok(f"{SMALL} -a vip --json --out again")
+    answer = done.json
+    assert set(answer) == {"conditions", "summary", "out"}
+    assert answer["conditions"] == json.loads(Path("again/conditions.json").read_text())
+    assert list(answer["summary"][0]) == SUMMARY
+    written = pd.read_csv("again/summary.csv")
+    pd.testing.assert_frame_equal(pd.DataFrame(answer["summary"]).astype(written.dtypes), written, rtol=1e-12)
+    assert same_data("again", base[1])
+
+
+def same_data(one, other) -> bool:
+    first, second = (Path(out, "per_replicate.parquet").read_bytes() for out in (one, other))
+    return first == second
+
+
+@unsaved
+def test_results_depend_on_the_seed_and_not_on_jobs(base):
+    ok(f"{SMALL} -a vip --out jobs --jobs 2")
+    ok(f"{SMALL} -a vip --out seed --seed 1")
+    assert same_data("jobs", base[1])
+    assert not same_data("seed", base[1])
+
+
+@unsaved
+def test_the_first_replicates_stay_when_more_are_asked_for(base):
+    ok("compare --replicates 32 --prompts 16 -s u-shaped-v1 -a vip --out more")
+    more = pd.read_parquet("more/per_replicate.parquet")
+    assert more.replicate.max() == 31
+    few = more[more.replicate < 16].reset_index(drop=True)
+    pd.testing.assert_frame_equal(few, pd.read_parquet(base[1] / "per_replicate.parquet"))
+
+
+@unsaved
+def test_compare_at_measured_pass_rates():
+    table = pd.DataFrame({"pass_rate": [0.0, 0.125, 0.5, 1.0], "n": [8, 8, 8, 8]})
+    table.to_csv("rates.csv", index=False)
+    table.rename(columns={"pass_rate": "rate"}).to_parquet("rates.parquet")
+    quick = "compare --quick --prompts 16 -a vip"
+    ok(f"{quick} --pass-rates rates.csv --out plain")
+    ok(f"{quick} --pass-rates rates.parquet --column rate --trials n -s weak-v1 --out freed")
+    plain, freed = (pd.read_csv(f"{out}/summary.csv") for out in ("plain", "freed"))
+    assert list(plain.scenario.unique()) == ["measured"]
+    assert list(freed.scenario.unique()) == ["weak-v1", "measured"]
+    bins = {
+        out: set(table[(table.scenario == "measured") & table.metric.str.startswith("counts@")].metric)
+        for out, table in (("plain", plain), ("freed", freed))
+    }
+    assert bins["plain"] == {"counts@0.025", "counts@0.125", "counts@0.525", "counts@0.975"}
+    assert len(bins["freed"]) > 4  # 1 of 8 need not mean exactly 0.125
+
+
+@unsaved
+def test_overwrite_replaces():
+    ok(f"{SMALL} -a vip --out out")
+    Path("out/conditions.json").write_text("{}")
+    ok(f"{SMALL} -a knapsack --seed 7 --out out --overwrite")
+    assert json.loads(Path("out/conditions.json").read_text())["seed"] == 7
+    assert set(pd.read_csv("out/summary.csv").allocator) == {"uniform", "knapsack"}
+    assert os.listdir() == ["out"]
+
+
+@unsaved
+@pytest.mark.parametrize("out", ["empty", "link", "to-be", "."])
+def test_out_may_be_there_already_if_it_is_empty(out, tmp_path, monkeypatch):
+    """Also through a symbolic link, and the directory one stands in stays where it is."""
+    for name in ("empty", "behind", "here"):
+        Path(name).mkdir()
+    Path("link").symlink_to("behind")
+    Path("to-be").symlink_to("not-there-yet")
+    if out == ".":
+        monkeypatch.chdir("here")
+    ok(f"{SMALL} -a vip --out {out}")
+    assert "summary.csv" in os.listdir(out)
+    assert Path(tmp_path, "link").is_symlink()
+    assert list(tmp_path.rglob("*.unfinished")) == []
+
+
+@unsaved
+def test_draws_estimate_the_moments_and_say_so(base):
+    assert "moments from 8 steps" in ok(f"{SMALL} -a vip --draws 8 --out out").out
+    assert "8 steps" in json.loads(Path("out/conditions.json").read_text())["moments"]
+    exact, sampled = (
+        pd.read_csv(out / "summary.csv").set_index(["allocator", "metric"]).estimate
+        for out in (base[1], Path("out"))
+    )
+    assert sampled["vip", "generated_per_prompt"] == 8
+    assert sampled["vip", "noise_variance"] != exact["vip", "noise_variance"]
+    assert sampled["vip", "noise_variance"] == pytest.approx(exact["vip", "noise_variance"], rel=0.2)
+
+
+def test_sort_ranks_by_that_metric():
+    shown = ok(f"{SMALL} -a random -a vip --sort mse --out out").out
+    ranked = [line.split()[0] for line in shown.splitlines() if "±" in line and line[0] == " "]
+    summary = pd.read_csv("out/summary.csv")
+    ratios = summary[summary.metric == "mse"].set_index("allocator").ratio
+    assert ranked == list(ratios.sort_values().index)
+    assert Path("out/plots/mse_ratio_to_uniform.pdf").is_file()
+
+
+@unsaved
+def test_specs_and_paths_are_shown_in_full():
+    """Brackets are no markup."""
+    command = "compare --quick --prompts 16 -a vip[lower=4] -s weak-v1[visits=2] --estimator grpo[ddof=0]"
+    shown = ok(f"{command} --out out[red]").out
+    for name in ("vip[lower=4]", "weak-v1[visits=2]", "grpo[ddof=0]", "out[red]/summary.csv"):
+        assert name in shown
+    assert ok(f"{command} --out 'out[/red]'").code == 0
+
+
+def test_every_allocator_has_a_row():
+    """Also one whose gradient is 0, so that its cosine is not defined."""
+    shown = ok(f"{SMALL} -a uniform[divide=8] -a vip --out out").out
+    row = next(line for line in shown.splitlines() if "uniform[divide=8]" in line)
+    assert "n/a" in row
+
+
+@pytest.mark.parametrize("options", ["-a uniform", "-a uniform[divide=8]", "-a vip --sort bias"])
+def test_comparisons_with_nothing_to_rank_are_written_too(options):
+    ok(f"{SMALL} {options} --out out")
+    assert len(list(Path("out/plots").iterdir())) >= 6
