@@ -47,14 +47,14 @@ class Inverse(Predicted):
         p = self.predictor.predict(prompts).mean
         # The objective is not used: the problem checks and holds the bounds.
         problem = bounded_problem(SuccessRate(), prompts, p, budget, *self.bounds(budget))
-        units = np.arange(1, int(problem.upper.max()) + 1)
+        units = np.arange(1, int(problem.upper.max()) + 1)[:, None]
         if self.rule == "proportional":
-            gains = self.weight(p)[..., None] / (units - 0.5)
+            gains = self.weight(p)[:, None, :] / (units - 0.5)
         else:
             # Rounded, so that p and 1 - p tie although one of them was rounded.
-            costs = np.round(self.coefficient(p), 12)
-            gains = np.broadcast_to(-costs[..., None], (*p.shape, len(units)))
-        within = (units > problem.lower[..., None]) & (units <= problem.upper[..., None])
+            costs = np.round(self.coefficient(p), 12)[:, None, :]
+            gains = np.repeat(-costs, len(units), axis=1)
+        within = (units > problem.lower[:, None, :]) & (units <= problem.upper[:, None, :])
         return serve_greatest(np.where(within, gains, -np.inf), problem.lower, problem.budget)
 
 

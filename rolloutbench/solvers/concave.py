@@ -46,19 +46,20 @@ def concave_by_table(problem: Problem) -> Allocation:
     top = int(problem.upper.max())
     base = int(np.where(problem.lower < problem.upper, problem.lower, top).min())
     base = max(base, objective.convex_from)
-    units = np.arange(base + 1, max(top, base + 1) + 1)
+    units = np.arange(base + 1, max(top, base + 1) + 1)[:, None]
     if isinstance(objective, ClosedForm):
-        gains = problem.weights[..., None] * objective.marginal(
-            problem.p[..., None], units.astype(np.float64)
-        )
+        gains = objective.marginal(problem.p[:, None, :], units.astype(np.float64))
+        gains *= problem.weights[:, None, :]
     else:
-        gains = -np.diff(problem.losses(int(units[-1]))[..., base:], axis=-1)
-    within = (units > problem.lower[..., None]) & (units <= problem.upper[..., None])
-    return _finish(problem, *_threshold(np.where(within, gains, -np.inf), problem.lower, problem.budget))
+        gains = -np.diff(problem.losses(int(units[-1, 0]))[..., base:], axis=-1).swapaxes(1, 2)
+    if (problem.lower != base).any() or (problem.upper != top).any():
+        within = (units > problem.lower[:, None, :]) & (units <= problem.upper[:, None, :])
+        gains = np.where(within, gains, -np.inf)
+    return _finish(problem, *_threshold(gains, problem.lower, problem.budget))
 
 
 def serve_greatest(gains: FloatArray, lower: IntArray, budget: IntArray) -> IntArray:
-    """Counts (R, B) from a table of marginal gains (R, B, M) that do not increase along the last axis.
+    """Counts (R, B) from a table of marginal gains (R, M, B) that do not increase along the middle axis.
 
     A gain is -inf where the prompt may not have that rollout. Ties are dealt as everywhere here.
     """
@@ -70,9 +71,9 @@ def _threshold(gains: FloatArray, lower: IntArray, budget: IntArray) -> tuple[Fl
     """The price (R,), and the least and most counts (R, B) that are best at it."""
     extra = budget - lower.sum(axis=1)
     price = _kth_greatest(gains.reshape(len(gains), -1), np.maximum(extra, 1))
-    least = lower + (gains > price[:, None, None]).sum(axis=-1)
-    tied = (gains == price[:, None, None]) & np.isfinite(gains)
-    return price, least, least + tied.sum(axis=-1)
+    least = lower + (gains > price[:, None, None]).sum(axis=1)
+    tied = gains == np.where(np.isfinite(price), price, np.nan)[:, None, None]
+    return price, least, least + tied.sum(axis=1)
 
 
 def _kth_greatest(values: FloatArray, k: IntArray) -> FloatArray:
@@ -182,11 +183,13 @@ def deal_ties(least: IntArray, most: IntArray, budget: IntArray) -> IntArray:
     One rollout at a time goes to the prompt with fewest, then to the first: so all are raised to a
     common level, found by bisection, and the rest goes to the first prompts that stand at the level.
     """
+    rest = budget - least.sum(axis=1)
+    if not rest.any():
+        return least
+    if (most.sum(axis=1) == budget).all():
+        return most
     columns = np.flatnonzero((most > least).any(axis=0))
     counts: IntArray = least.copy()
-    if not len(columns):
-        return counts
-    rest = budget - least.sum(axis=1)
     least, most = least[:, columns], most[:, columns]
     start = least.sum(axis=1)
     low, high = least.min(axis=1), most.max(axis=1)

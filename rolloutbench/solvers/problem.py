@@ -7,6 +7,7 @@ make sum_i weight_i * objective(p_i, n_i) best. Everything is batched: R problem
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -45,15 +46,15 @@ class Problem:
         p = np.atleast_2d(np.asarray(p, dtype=np.float64))
         if p.ndim != 2 or p.shape[1] == 0:
             raise InputError(f"p has shape {p.shape}: expected at least one prompt, as (B,) or (R, B)")
-        bad = ~((p >= 0) & (p <= 1))
-        if bad.any():
-            r, b = np.argwhere(bad)[0]
+        if not (p.min() >= 0 and p.max() <= 1):
+            r, b = np.argwhere(~((p >= 0) & (p <= 1)))[0]
             raise InputError(f"p[{b}]={p[r, b]}: a success probability lies in [0, 1]")
-        weights = np.broadcast_to(np.asarray(weights, dtype=np.float64), p.shape)
-        if not (weights >= 0).all() or np.isinf(weights).any():
+        weights = np.asarray(weights, dtype=np.float64)
+        if not (weights.min() >= 0 and weights.max() < np.inf):
             raise InputError(
                 f"weights={weights.min()}..{weights.max()}: they must be finite and not negative"
             )
+        weights = np.broadcast_to(weights, p.shape)
         lower, upper = (np.broadcast_to(np.asarray(n, dtype=np.int64), p.shape) for n in (lower, upper))
         budget = np.broadcast_to(np.asarray(budget, dtype=np.int64), p.shape[:1])
         problem = cls(objective, p, weights, budget, lower, upper, allow_zero)
@@ -61,34 +62,37 @@ class Problem:
         return problem
 
     def _check_bounds(self) -> None:
-        if (self.lower < 0).any():
+        if self.lower.min() < 0:
             raise InputError(f"lower={self.lower.min()}: counts cannot be negative")
         if (self.lower > self.upper).any():
             r, b = np.argwhere(self.lower > self.upper)[0]
             raise InputError(f"lower={self.lower[r, b]} is above upper={self.upper[r, b]} (prompt {b})")
         least = np.zeros_like(self.budget) if self.allow_zero else self.lower.sum(axis=1)
         most = self.upper.sum(axis=1)
-        prompts = self.p.shape[1]
-        for r in np.flatnonzero(self.budget < least)[:1]:
-            raise InputError(
-                f"budget={self.budget[r]} is below the sum of lower bounds, {least[r]} over {prompts} prompts"
-            )
-        for r in np.flatnonzero(self.budget > most)[:1]:
-            raise InputError(
-                f"budget={self.budget[r]} is above the sum of upper bounds, {most[r]} over {prompts} prompts"
-            )
+        for side, bound, broken in (
+            ("below", least, self.budget < least),
+            ("above", most, self.budget > most),
+        ):
+            if broken.any():
+                r = np.argmax(broken)
+                raise InputError(
+                    f"budget={self.budget[r]} is {side} the sum of {'lower' if side == 'below' else 'upper'} "
+                    f"bounds, {bound[r]} over {self.p.shape[1]} prompts"
+                )
 
     @property
     def sign(self) -> int:
         """+1 for a loss, -1 for a gain: sign * value is to be minimised."""
         return -1 if self.objective.maximise else 1
 
-    @property
+    @cached_property
     def has_diminishing_returns(self) -> bool:
         """Whether every prompt that matters is where its objective is convex (concave, for a gain)."""
         start = self.objective.convex_from
         if start is None or self.allow_zero:
             return False
+        if self.lower.min() >= start:
+            return True
         return bool(((self.lower >= start) | ((self.lower == self.upper) & (self.weights == 0))).all())
 
     def losses(self, top: int | None = None) -> FloatArray:

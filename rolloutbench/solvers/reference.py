@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from rolloutbench.objectives import Inverse, Objective
 from rolloutbench.optional import need
@@ -82,8 +83,9 @@ def _interpolated(cp: Any, problem: Problem, counts: Any, constraints: list[Any]
     if not len(unit):
         return cp.Constant(start)
     taken = cp.Variable(len(unit), bounds=[0, 1])
-    member = np.zeros((len(lower), len(unit)))
-    member[prompt, np.arange(len(unit))] = 1.0
+    member = sparse.csr_array(
+        (np.ones(len(unit)), (prompt, np.arange(len(unit)))), shape=(len(lower), len(unit))
+    )
     constraints.append(counts == lower + member @ taken)
     return start + (losses[prompt, unit] - losses[prompt, unit - 1]) @ taken
 
