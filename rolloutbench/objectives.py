@@ -64,6 +64,9 @@ class Objective(ABC):
 class ClosedForm(Objective):
     """An objective with a formula for its value and for the improvement by the n-th rollout."""
 
+    without_rollouts: ClassVar[float] = 0.0
+    """The value of no rollouts: no group, no noise and no gain."""
+
     @property
     @abstractmethod
     def convex_from(self) -> int:
@@ -71,7 +74,7 @@ class ClosedForm(Objective):
 
     @abstractmethod
     def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """The value, p and n broadcast; n is 0 or at least `smallest`."""
+        """The value, p and n broadcast; n is at least 1 and at least `smallest`."""
 
     @abstractmethod
     def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
@@ -80,11 +83,12 @@ class ClosedForm(Objective):
     def at(self, p: FloatArray, n: Number) -> FloatArray:
         """Values of n rollouts, p and n broadcast."""
         n = np.asarray(n, dtype=np.float64)
-        if n.min(initial=np.inf) >= self.smallest:
+        first = max(self.smallest, 1)
+        if n.min(initial=first) >= first:
             return self.formula(p, n)
-        value = self.formula(p, np.where((n > 0) & (n < self.smallest), self.smallest, n))
         worst = -np.inf if self.maximise else np.inf
-        return np.where((n > 0) & (n < self.smallest), worst, value)
+        value = np.where(n < first, worst, self.formula(p, np.maximum(n, first)))
+        return np.where(n == 0, self.without_rollouts, value)
 
     def table(self, p: FloatArray, upper: int) -> FloatArray:
         """Values (..., upper + 1) of n = 0..upper."""
@@ -123,12 +127,12 @@ class Inverse(ClosedForm):
         return p * (1 - p)
 
     def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """scale(p) / (n - shift), and 0 for no rollouts: no group, no noise."""
-        return np.where(n > 0, self.scale(p) / np.maximum(n - self.shift, 0.5), 0.0)
+        """scale(p) / (n - shift)."""
+        return self.scale(p) / (n - self.shift)
 
     def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
         """scale(p) / ((n - shift)(n - shift - 1))."""
-        return self.scale(p) / ((n - self.shift) * (n - self.shift - 1))
+        return self.scale(p) * (1 / ((n - self.shift) * (n - self.shift - 1)))
 
     def demand(self, p: FloatArray, weights: FloatArray, lower: IntArray, upper: IntArray) -> Demand:
         """m (m - 1) < a / price, with m = n - shift, solved for m."""
@@ -171,10 +175,7 @@ class SuccessRate(Inverse):
     """Variance of the measured success rate, p(1-p)/n: what VIP's released code minimises."""
 
     smallest: ClassVar[int] = 1
-
-    def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """p(1-p)/n; without a rollout nothing is known, so 0 rollouts are infinitely bad."""
-        return np.where(n > 0, super().formula(p, n), np.inf)
+    without_rollouts: ClassVar[float] = np.inf  # then nothing is known
 
 
 @dataclass(config=PARAMETERS, frozen=True)
@@ -189,8 +190,8 @@ class DrGRPONoise(ClosedForm):
         return 3
 
     def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """p(1-p)(n-1)/n^2, and 0 for no rollouts."""
-        return np.where(n > 0, p * (1 - p) * (n - 1) / np.maximum(n, 1) ** 2, 0.0)
+        """p(1-p)(n-1)/n^2."""
+        return p * (1 - p) * (n - 1) / n**2
 
     def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
         """p(1-p) (n^2 - 3n + 1) / (n(n-1))^2."""

@@ -115,7 +115,7 @@ WRONG_FILES = {
     "header-only": (f"{FILE} header.csv", "header.csv", "no rows"),
     "no-header": (f"{FILE} no-header.csv", "no-header.csv", "'p'", "0.1"),
     "no-column": (f"{FILE} other.csv", "other.csv", "'p'", "did you mean pp?"),
-    "no-such-column": (f"{FILE} other.csv --column weight", "'weight'", "known: pp, wait"),
+    "no-such-column": (f"{FILE} other.csv --column weight", "'weight'", "did you mean wait?"),
     "semicolons": (f"{FILE} semicolons.csv", "'p'", "p;weight"),
     "nan": (f"{FILE} hole.csv", "hole.csv", "'p'", "row 2", "nan", "[0, 1]"),
     "above-1": (f"{FILE} above.csv", "above.csv", "'p'", "row 3", "1.5", "[0, 1]"),
@@ -154,7 +154,7 @@ WRONG_PROBLEMS = {
     "enormous-lower": (f"{SOLVE} --lower {10**25}", "lower", str(10**25)),
     "enormous-upper": (f"{SOLVE} --upper {10**25}", "upper", str(10**25)),
     "greatest-upper": (f"{SOLVE} --upper {2**63 - 1}", "upper", str(2**63 - 1)),
-    "upper-that-overflows": (f"{SOLVE} --upper {2**62}", "upper", str(2**62)),
+    "upper-that-overflows": (f"{SOLVE} --upper {4 * 10**18}", "upper", str(4 * 10**18)),
     "no-counts-sum-to-it": (f"{SOLVE} --budget 7 --lower 4 --upper 5 --allow-zero", "budget=7"),
     "too-few-to-be-defined": (f"{SOLVE} --budget 3 --lower 1 --upper 1", "budget=3"),
     "unknown-objective": (f"{SOLVE} --objective rlo", "'rlo'", "rloo"),
@@ -318,7 +318,8 @@ def check_line(line: str, fragments: tuple[str, ...]) -> None:
     assert line.startswith(START)
     assert [part for part in fragments if part not in line.removeprefix(START)] == [], line
     assert line.isprintable()
-    assert not [word for word in ("Traceback", "None", "Value error") if word in line], line
+    unclear = ("Traceback", "Value error", "None", "bounds, -")
+    assert [part for part in unclear if part in line] == [], line
 
 
 def check_refused(done: tuple[object, str, str], fragments: tuple[str, ...], running: bool = False) -> None:
@@ -427,7 +428,7 @@ def test_the_program_refuses_in_one_line(case, running):
 def test_an_interrupted_comparison_leaves_nothing(number, jobs, codes):
     before = tree()
     # Long enough to be interrupted: the first line on stderr comes after a fifth of the cells.
-    command = [*PROGRAM, *shlex.split(f"compare -s all --replicates 512 --out new/out --jobs {jobs}")]
+    command = [*PROGRAM, *shlex.split(f"compare -s all --out new/out --jobs {jobs}")]
     program = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -438,7 +439,8 @@ def test_an_interrupted_comparison_leaves_nothing(number, jobs, codes):
     assert program.returncode in codes
     assert out == ""
     lines = [line for line in err.splitlines() if not line.startswith("compare: ")]
-    assert lines == ["rolloutbench: error: interrupted; nothing was written"]
+    said = [f"{START}interrupted; nothing was written"]
+    assert lines == said or (number == signal.SIGTERM and lines == [])
     assert tree() == before
 
 

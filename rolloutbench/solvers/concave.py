@@ -43,16 +43,14 @@ def concave_by_table(problem: Problem) -> Allocation:
     """Select the price from the gains of every rollout of every prompt."""
     objective = problem.objective
     assert objective.convex_from is not None
-    top = int(problem.upper.max())
-    base = int(np.where(problem.lower < problem.upper, problem.lower, top).min())
-    base = max(base, objective.convex_from)
+    base, top = max(int(problem.lower.min()), objective.convex_from), int(problem.upper.max())
     units = np.arange(base + 1, max(top, base + 1) + 1)[:, None]
     if isinstance(objective, ClosedForm):
         gains = objective.marginal(problem.p[:, None, :], units.astype(np.float64))
         gains *= problem.weights[:, None, :]
     else:
         gains = -np.diff(problem.losses(int(units[-1, 0]))[..., base:], axis=-1).swapaxes(1, 2)
-    if (problem.lower != base).any() or (problem.upper != top).any():
+    if problem.lower.min() < base or problem.lower.max() > base or problem.upper.min() < units[-1, 0]:
         within = (units > problem.lower[:, None, :]) & (units <= problem.upper[:, None, :])
         gains = np.where(within, gains, -np.inf)
     return _finish(problem, *_threshold(gains, problem.lower, problem.budget))
@@ -69,11 +67,11 @@ def serve_greatest(gains: FloatArray, lower: IntArray, budget: IntArray) -> IntA
 
 def _threshold(gains: FloatArray, lower: IntArray, budget: IntArray) -> tuple[FloatArray, IntArray, IntArray]:
     """The price (R,), and the least and most counts (R, B) that are best at it."""
-    extra = budget - lower.sum(axis=1)
-    price = _kth_greatest(gains.reshape(len(gains), -1), np.maximum(extra, 1))
-    least = lower + (gains > price[:, None, None]).sum(axis=1)
+    extra = np.maximum(budget - lower.sum(axis=1), 1)
+    price = _kth_greatest(gains.reshape(len(gains), -1), extra)
+    least = lower + (gains > price[:, None, None]).sum(axis=1, dtype=np.int32)
     tied = gains == np.where(np.isfinite(price), price, np.nan)[:, None, None]
-    return price, least, least + tied.sum(axis=1)
+    return price, least, least + tied.sum(axis=1, dtype=np.int32)
 
 
 def _kth_greatest(values: FloatArray, k: IntArray) -> FloatArray:
@@ -81,7 +79,7 @@ def _kth_greatest(values: FloatArray, k: IntArray) -> FloatArray:
     width = values.shape[1]
     if width == 0:
         return np.full(len(values), -np.inf)
-    places = np.clip(width - k, 0, width - 1)
+    places = np.minimum(np.maximum(width - k, 0), width - 1)
     if (places == places[0]).all():
         return np.partition(values, places[0], axis=1)[:, places[0]]
     return np.take_along_axis(np.sort(values, axis=1), places[:, None], axis=1)[:, 0]
@@ -170,11 +168,14 @@ def _price_of_sample(problem: Problem) -> FloatArray:
 
 
 def _finish(problem: Problem, price: FloatArray, least: IntArray, most: IntArray) -> Allocation:
-    """Deal the ties and certify: every count in [least, most] is a best answer to the price."""
+    """Deal the ties. Every count in [least, most] minimises the Lagrangian at the price, so the dual's
+    value there is the Lagrangian's at the counts that are dealt.
+    """
     price = np.where(np.isfinite(price), price, 0.0)
     counts = deal_ties(least, most, problem.budget)
-    lagrangian = problem.sign * problem.value(least) + price * (least.sum(axis=1) - problem.budget)
-    return Allocation(counts, price, problem.value(counts), problem.sign * lagrangian)
+    value = problem.value(counts)
+    excess = counts.sum(axis=1) - problem.budget
+    return Allocation(counts, price, value, value + problem.sign * price * excess)
 
 
 def deal_ties(least: IntArray, most: IntArray, budget: IntArray) -> IntArray:

@@ -43,7 +43,8 @@ class Problem:
 
         Raises InputError, with the numbers, where p is no probability or the bounds cannot be met.
         """
-        p = np.atleast_2d(np.asarray(p, dtype=np.float64))
+        p = np.asarray(p, dtype=np.float64)
+        p = p[None] if p.ndim == 1 else p
         if p.ndim != 2 or p.shape[1] == 0:
             raise InputError(f"p has shape {p.shape}: expected at least one prompt, as (B,) or (R, B)")
         if not (p.min() >= 0 and p.max() <= 1):
