@@ -255,8 +255,9 @@ def compare(
         typer.Option(
             "--allocator",
             "-a",
-            help="An allocator spec; repeatable. Default: all of them.",
+            help="Repeatable; see `list allocator`. `uniform` is always in. Default: every method.",
             show_default=False,
+            metavar="SPEC",
         ),
     ] = None,
     scenario: Annotated[
@@ -264,8 +265,9 @@ def compare(
         typer.Option(
             "--scenario",
             "-s",
-            help=f"A scenario spec, or `all`; repeatable. Default: {', '.join(DEFAULT_SCENARIOS)}.",
+            help=f"Repeatable; see `list scenario`, or `all`. Default: {', '.join(DEFAULT_SCENARIOS)}.",
             show_default=False,
+            metavar="SPEC",
         ),
     ] = None,
     estimator: Annotated[str, typer.Option(help="Advantage rule: see `list estimator`.")] = "rloo",
