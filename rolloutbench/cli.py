@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import sys
 import time
+from concurrent.futures import BrokenExecutor
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
+from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rolloutbench import __version__, tables
@@ -55,6 +59,9 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "difficulty": difficulties,
 }
 
+MOST_ROLLOUTS = 1_000_000
+"""Of one prompt."""
+
 app = typer.Typer(
     name="rolloutbench",
     help="Rollout allocators for RL with verifiable rewards, compared at equal cost.",
@@ -67,20 +74,44 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line: one clear line and exit code 2 for wrong input, 1 for a broken allocator."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-done is left
+    code = 0
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
     except InputError as error:
         _fail(str(error), 2)
     except ProtocolError as error:
         _fail(str(error), 1)
     except typer.TyperException as error:
-        _fail(error.format_message(), error.exit_code)
+        _fail(_misused(error), error.exit_code)
+    except BrokenExecutor:
+        _fail("a worker process died, most likely for lack of memory: fewer --jobs or --prompts", 1)
+    except MemoryError as error:
+        _fail(f"not enough memory: {error}", 2)
+    except OSError as error:
+        _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; nothing was written", 130)
+        code = 130
+    if code == 130:  # typer's own answer to Ctrl-C
+        _fail("interrupted; nothing was written", code)
+    sys.exit(code)
+
+
+def _misused(error: typer.TyperException) -> str:
+    """What typer says, and the value that it leaves out."""
+    message = error.format_message().replace("Value error, ", "")
+    if not message:  # no command: the help was shown
+        sys.exit(error.exit_code)
+    if isinstance(error.__cause__, ValidationError):
+        given = error.__cause__.errors()[0]["input"]
+        if f"'{given}'" not in message:
+            option, _, rule = message.partition(": ")
+            message = f"{option}: '{given}': {rule}"
+    return message
 
 
 def _fail(message: str, code: int) -> None:
-    line = " ".join(message.split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
     print(f"rolloutbench: error: {line}", file=sys.stderr)
     sys.exit(code)
 
@@ -143,9 +174,11 @@ def solve_command(
             show_default=False,
         ),
     ],
-    budget: Annotated[int, typer.Option(help="Rollouts to spend, all of them.", min=0, show_default=False)],
-    lower: Annotated[int, typer.Option(help="Least rollouts of a prompt.", min=0)] = 2,
-    upper: Annotated[int, typer.Option(help="Most rollouts of a prompt.", min=0)] = 128,
+    budget: Annotated[
+        int, typer.Option(help="Rollouts to spend, all of them.", min=0, max=10**12, show_default=False)
+    ],
+    lower: Annotated[int, typer.Option(help="Least rollouts of a prompt.", min=0, max=MOST_ROLLOUTS)] = 2,
+    upper: Annotated[int, typer.Option(help="Most rollouts of a prompt.", min=0, max=MOST_ROLLOUTS)] = 128,
     objective: Annotated[str, typer.Option(help="See `rolloutbench list objective`.")] = "rloo",
     solver: Annotated[str, typer.Option(help="See `rolloutbench list solver`.")] = "auto",
     allow_zero: Annotated[
@@ -172,35 +205,33 @@ def solve_command(
     (tokens per rollout) the budget is in tokens, and `--group-minimum easy=20` serves a group first.
     """
     rates, table, path = _probabilities(p, column_name)
-    weights = np.ones(len(rates))
-    if table is not None and "weight" in table:
-        weights = column(table, "weight", path, low=0)
-    problem_of = Problem.of if solver != "cvxpy" or table is None or "cost" not in table else _unspent
-    problem = problem_of(objectives.create(objective), rates, budget, lower, upper, weights, allow_zero)
+    given = (
+        {} if table is None else {name: table[name] for name in ("weight", "cost", "group") if name in table}
+    )
+    weights = column(given, "weight", path, low=0) if "weight" in given else 1.0
+    costs = column(given, "cost", path, low=0) if "cost" in given else None
+    minima = _minima(group_minimum or [])
+    if minima and "group" not in given:
+        raise InputError(f"--group-minimum {group_minimum}: needs a file with a column 'group'")
+    if solver != "cvxpy" and (minima or costs is not None):
+        raise InputError(f"--solver {solver}: a column 'cost' and --group-minimum need --solver cvxpy")
+    # With costs the budget is one of tokens, and any number of rollouts between the bounds may be right.
+    rollouts = budget if costs is None else upper * len(rates)
+    problem = Problem.of(objectives.create(objective), rates, rollouts, lower, upper, weights, allow_zero)
     started = time.perf_counter()
     if solver == "cvxpy":
-        costs = None if table is None or "cost" not in table else column(table, "cost", path, low=0)
-        groups = [] if table is None or "group" not in table else table["group"].astype(str).tolist()
-        found = reference(problem, costs=costs, groups=groups, minima=_minima(group_minimum or []))
-    elif group_minimum:
-        raise InputError(f"--group-minimum {group_minimum[0]}: needs --solver cvxpy")
+        tokens = None if costs is None else budget
+        groups = given["group"].astype(str).tolist() if "group" in given else []
+        found = reference(problem, costs=costs, tokens=tokens, groups=groups, minima=minima)
     else:
         found = solve(problem, solver)
-    seconds = time.perf_counter() - started
-    _print_allocation(rates, found, seconds, as_json)
-
-
-def _unspent(*arguments: Any) -> Problem:
-    """A problem whose budget is not one of rollouts: every total between the bounds may be right."""
-    objective, rates, budget, lower, upper, weights, allow_zero = arguments
-    problem = Problem.of(objective, rates, len(rates) * lower, lower, upper, weights, allow_zero)
-    return Problem(**{**vars(problem), "budget": np.array([budget])})
+    _print_allocation(rates, found, time.perf_counter() - started, as_json)
 
 
 def _probabilities(text: str, column_name: str) -> tuple[FloatArray, pd.DataFrame | None, Path]:
     """Numbers given on the command line, or a file's column."""
     path = Path(text)
-    if path.suffix in (".csv", ".txt", ".parquet") or path.is_file():
+    if path.suffix.lower() in (".csv", ".txt", ".parquet") or os.path.isfile(path):
         table = read_table(path)
         return column(table, column_name, path, 0, 1), table, path
     values = []
@@ -218,8 +249,10 @@ def _minima(texts: list[str]) -> dict[str, int]:
     minima = {}
     for text in texts:
         label, _, number = text.rpartition("=")
-        if not label or not number.isdigit():
+        if not (label and number.isascii() and number.isdigit()):
             raise InputError(f"--group-minimum {text}: expected LABEL=N")
+        if label in minima:
+            raise InputError(f"--group-minimum {text}: group '{label}' is given twice")
         minima[label] = int(number)
     return minima
 
@@ -364,7 +397,8 @@ def compare(
         console.print(tables.comparison(summary, name, sort, caption))
         console.print()
     console.print(
-        f"table  {out / 'summary.csv'}\ndata   {out / 'per_replicate.parquet'}\nplots  {out / 'plots'}/"
+        f"table  {out / 'summary.csv'}\ndata   {out / 'per_replicate.parquet'}\nplots  {out / 'plots'}/",
+        soft_wrap=True,
     )
 
 
@@ -404,7 +438,7 @@ def _scenarios(
         return chosen
     table = read_table(pass_rates)
     rates = column(table, column_name, pass_rates, 0, 1)
-    tried = None if trials is None else column(table, trials, pass_rates, low=1)
+    tried = None if trials is None else column(table, trials, pass_rates, low=1, whole=True)
     return chosen | {"measured": Scenario(f"pass rates of {pass_rates}", Measured(rates, tried))}
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -41,9 +44,27 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> Iterator[pd.DataFrame]:
     if jobs == 1:
         yield from (cell.run() for cell in cells)
     else:
-        yield from joblib.Parallel(n_jobs=jobs, return_as="generator")(
-            joblib.delayed(_run)(cell) for cell in cells
-        )
+        with _interrupts_ignored():
+            results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
+                joblib.delayed(_run)(cell) for cell in cells
+            )
+        with warnings.catch_warnings():
+            # After a failure joblib tells of results that nobody took.
+            warnings.filterwarnings("ignore", r"\d+ tasks? ", UserWarning, r"joblib\.parallel")
+            yield from results
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Workers started here inherit that they ignore Ctrl-C, which is for this process to answer."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run(cell: Cell) -> pd.DataFrame:
@@ -84,29 +105,49 @@ def output_directory(path: Path, overwrite: bool = False) -> Iterator[Path]:
     Raises InputError, before anything is computed, where `path` cannot be made or holds something
     else. Earlier results of this program are replaced with `overwrite`.
     """
-    path = Path(os.path.abspath(path))
-    if path.exists() and not path.is_dir():
+    path = Path(os.path.realpath(path))  # a link is followed, never replaced
+    exists = os.path.isdir(path)  # unlike Path.is_dir, also False for a name that is too long
+    if os.path.lexists(path) and not exists:
         raise InputError(f"out={path}: is a file")
-    if path.is_dir() and any(path.iterdir()):
+    if exists and any(path.iterdir()):
         if not (path / MARKER).exists():
             raise InputError(f"out={path}: is not empty, and holds no results of rolloutbench")
         if not overwrite:
             raise InputError(f"out={path}: holds results already; --overwrite replaces them")
-    made = [parent for parent in path.parents if not parent.exists()]
+    parent = path if exists else path.parent
+    made = [above for above in path.parents if not os.path.exists(above)]
+    unfinished = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent))
-    except OSError as error:
-        raise InputError(f"out={path}: cannot be written: {error.strerror}") from None
-    try:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".unfinished", dir=parent))
+        except OSError as error:
+            raise InputError(f"out={path}: cannot be written: {error.strerror}") from None
         yield unfinished
-        unfinished.chmod(0o755)
-        if path.is_dir():
-            shutil.rmtree(path)
-        unfinished.rename(path)
+        _publish(unfinished, path)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for parent in made:
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        for above in made:
             with contextlib.suppress(OSError):
-                parent.rmdir()
+                above.rmdir()
         raise
+
+
+def _publish(unfinished: Path, path: Path) -> None:
+    """Give it its name, or put what it holds in the place of earlier results.
+
+    A directory that was there stays the same one: it may be a mount, or where the user stands. Files
+    that are not of this program stay too.
+    """
+    unfinished.chmod(0o755)
+    if not os.path.isdir(path):
+        unfinished.rename(path)
+        return
+    (path / MARKER).unlink(missing_ok=True)
+    for new in sorted(unfinished.iterdir(), key=lambda new: new.name == MARKER):
+        old = path / new.name
+        if old.is_dir():
+            shutil.rmtree(old)
+        new.rename(old)
+    unfinished.rmdir()

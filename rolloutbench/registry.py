@@ -136,6 +136,8 @@ class Registry(Generic[T]):
             made: Any = thing(**given) if inspect.isclass(thing) else dataclasses.replace(thing, **given)
         except ValidationError as error:
             raise InputError(_one_line(self.kind, spec, error)) from None
+        except RecursionError:
+            raise InputError(f"{self.kind} '{name}': specs are nested too deeply") from None
         found: T = made
         return found
 

@@ -27,14 +27,19 @@ LEVELS = {
 
 def console(stderr: bool = False) -> Console:
     """A console that does not fold tables when nobody is looking."""
-    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return made if made.is_terminal else Console(stderr=stderr, width=132, highlight=False, no_color=True)
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if made.is_terminal:
+        return made
+    return Console(stderr=stderr, width=132, highlight=False, markup=False, emoji=False, no_color=True)
 
 
 def comparison(summary: pd.DataFrame, scenario: str, sort: str, caption: str) -> Table:
     """One scenario: every allocator against uniform, best first by the metric `sort`."""
     here = summary[summary.scenario == scenario]
-    by_metric = {metric: rows.set_index("allocator") for metric, rows in here.groupby("metric", sort=False)}
+    by_metric = {  # an allocator whose metric is never defined has no row in the summary, but one here
+        metric: here[here.metric == metric].set_index("allocator").reindex(here.allocator.unique())
+        for metric in (sort, *RATIOS, *LEVELS)
+    }
     higher_is_better = SNAPSHOT_METRICS[sort].better == "higher"
     ranking = by_metric[sort].ratio.sort_values(ascending=not higher_is_better, kind="stable")
     ratios = RATIOS if sort in RATIOS else {sort: f"{sort}\nratio"} | RATIOS
@@ -61,6 +66,8 @@ def comparison(summary: pd.DataFrame, scenario: str, sort: str, caption: str) ->
 
 def _verdict(row: pd.Series, higher_is_better: bool) -> tuple[str, str]:
     """What the interval of the ratio says of the allocator, and its colour."""
+    if not np.isfinite(row.ratio):
+        return "n/a", ""
     if row.ratio_low > 1:
         return ("better", "green") if higher_is_better else ("worse", "red")
     if row.ratio_high < 1:
@@ -78,7 +85,8 @@ def _number(estimate: float, high: float) -> Text:
 
 def registered(kind: str, entries: Iterable[Entry]) -> Table:
     """One kind of thing that can be asked for by name."""
-    table = Table(title=f"{kind}s", title_justify="left", show_edge=False, pad_edge=False)
+    title = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
     table.add_column("name", no_wrap=True, style="bold")
     table.add_column("what it is", ratio=3)
     table.add_column("parameters", ratio=2, style="dim")

@@ -31,7 +31,7 @@ class Scenario:
     summary: str = Field(repr=False)
     difficulty: DifficultySpec = "beta"  # type: ignore[assignment]
     visits: Annotated[int, Field(ge=0, le=1000)] = 1
-    noise_ratio: Annotated[float, Field(ge=0)] = 30.0
+    noise_ratio: Annotated[float, Field(ge=0, le=1e9)] = 30.0
     dimension: Annotated[int, Field(ge=1)] = 32
     skills: Annotated[int, Field(ge=1)] = 12
     predictability: Annotated[float, Field(ge=0, le=1)] = 0.5

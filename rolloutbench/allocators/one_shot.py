@@ -56,8 +56,8 @@ class Predicted(OneShot):
     """A predictor, and bounds on what a prompt may get; None means the method's own default."""
 
     predictor: PredictorSpec = "beta"  # type: ignore[assignment]
-    lower: Annotated[int, Field(ge=0)] | None = None
-    upper: Annotated[int, Field(ge=1)] | None = None
+    lower: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    upper: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
     def begin(self, setting: Setting) -> None:
         """Start afresh, the predictor too."""

@@ -60,7 +60,7 @@ def ratio_to_uniform(summary: pd.DataFrame, metric: str, conditions: str) -> Fig
     chosen = summary[(summary.metric == metric) & (summary.allocator != BASELINE)]
     with print_style():
         look = looks(list(summary.allocator.unique()))
-        rows_needed = chosen.groupby("scenario").allocator.count().max()
+        rows_needed = chosen.groupby("scenario").allocator.count().max() if len(chosen) else 3
         figure, panels = _panels(summary, height=0.5 + 0.16 * float(rows_needed))
         for scenario, axes in panels.items():
             rows = chosen[chosen.scenario == scenario]
@@ -86,11 +86,17 @@ def cost_against_gain(summary: pd.DataFrame, conditions: str) -> Figure:
     values = summary[summary.metric.isin(["snr", "generated_per_prompt"])].pivot(
         index=["scenario", "allocator"], columns="metric", values=["estimate", "low", "high"]
     )
+    if "snr" not in values["estimate"]:  # it is defined nowhere
+        for part in ("estimate", "low", "high"):
+            values[(part, "snr")] = np.nan
     with print_style():
         figure, panels = _panels(summary, height=2.3)
         look = looks(list(summary.allocator.unique()))
         for scenario, axes in panels.items():
             here = values.loc[scenario]
+            here = here[here["estimate"]["snr"] > 0]  # others have no place on a logarithmic axis
+            if here.empty:
+                continue
             is_uniform = here.index.str.partition("[").get_level_values(0) == BASELINE
             line = here[is_uniform]
             line = line.iloc[np.argsort(line["estimate"]["generated_per_prompt"].to_numpy())]
@@ -109,7 +115,8 @@ def cost_against_gain(summary: pd.DataFrame, conditions: str) -> Figure:
                 axis.set_major_formatter(FormatStrFormatter("%g"))
                 axis.set_minor_formatter(NullFormatter())
             named = here[~is_uniform]["estimate"]
-            named.loc[BASELINE] = here.loc[BASELINE]["estimate"]
+            if BASELINE in here.index:
+                named.loc[BASELINE] = here.loc[BASELINE]["estimate"]
             _name_at_the_right(
                 axes,
                 named["generated_per_prompt"].to_numpy(dtype=float),

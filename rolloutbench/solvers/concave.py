@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from rolloutbench.objectives import ClosedForm
-from rolloutbench.protocol import FloatArray, InputError, IntArray
+from rolloutbench.protocol import FloatArray, IntArray
 from rolloutbench.solvers.problem import Allocation, Problem
 
 TABLE_LIMIT = 2**15
@@ -26,13 +26,7 @@ TABLE_LIMIT = 2**15
 
 def concave(problem: Problem) -> Allocation:
     """The best integer allocation, exactly. Raises InputError where returns do not diminish."""
-    if not problem.has_diminishing_returns:
-        start = problem.objective.convex_from
-        raise InputError(
-            f"solver concave needs diminishing returns, which {type(problem.objective).__name__} has "
-            + ("for no range of counts" if start is None else f"from n={start} on, without allow_zero")
-            + f" (lower={problem.lower.min()}): use solver dynamic"
-        )
+    problem.require_diminishing_returns("concave")
     width = int((problem.upper - problem.lower).max())
     if isinstance(problem.objective, ClosedForm) and problem.p.shape[1] * width > TABLE_LIMIT:
         return concave_by_search(problem)

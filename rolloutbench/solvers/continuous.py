@@ -34,10 +34,15 @@ def continuous(problem: Problem) -> Allocation:
     """The optimum over real counts in [lower, upper]; only for objectives `rloo` and `dr_grpo`."""
     objective = problem.objective
     if not isinstance(objective, RLOONoise | DrGRPONoise):
-        raise InputError(f"solver continuous solves rloo and dr_grpo, not {type(objective).__name__}")
+        raise InputError(
+            f"solvers continuous and rounded solve rloo and dr_grpo, not {type(objective).__name__}"
+        )
     smallest = objective.convex_from
     if (problem.lower < smallest).any() or problem.allow_zero:
-        raise InputError(f"solver continuous needs lower >= {smallest} and no allow_zero for this objective")
+        raise InputError(
+            f"solvers continuous and rounded need lower >= {smallest} and no allow_zero for this objective "
+            f"(lower={problem.lower.min()}, allow_zero={problem.allow_zero})"
+        )
     interior = _theorem_5_2 if isinstance(objective, RLOONoise) else _theorem_5_1
     lower, upper = problem.lower.astype(np.float64), problem.upper.astype(np.float64)
     scaled = problem.weights * problem.p * (1 - problem.p)

@@ -6,7 +6,7 @@ make sum_i weight_i * objective(p_i, n_i) best. Everything is batched: R problem
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -60,7 +60,11 @@ class Problem:
         budget = np.broadcast_to(np.asarray(budget, dtype=np.int64), p.shape[:1])
         problem = cls(objective, p, weights, budget, lower, upper, allow_zero)
         problem._check_bounds()
-        return problem
+        if problem.upper.max() <= problem.budget.max(initial=0):
+            return problem
+        # Nobody can get more than the others' lower bounds leave; tables need not go further.
+        spoken_for = np.zeros_like(lower) if allow_zero else lower.sum(axis=1, keepdims=True) - lower
+        return replace(problem, upper=np.minimum(upper, budget[:, None] - spoken_for))
 
     def _check_bounds(self) -> None:
         if self.lower.min() < 0:
@@ -95,6 +99,17 @@ class Problem:
         if self.lower.min() >= start:
             return True
         return bool(((self.lower >= start) | ((self.lower == self.upper) & (self.weights == 0))).all())
+
+    def require_diminishing_returns(self, solver: str) -> None:
+        """Raise InputError, on behalf of a solver, unless returns diminish."""
+        if self.has_diminishing_returns:
+            return
+        start = self.objective.convex_from
+        range_ = "for no range of counts" if start is None else f"from n={start} on, without allow_zero"
+        raise InputError(
+            f"solver {solver} needs diminishing returns, which {type(self.objective).__name__} has {range_} "
+            f"(lower={self.lower.min()}, allow_zero={self.allow_zero}): use solver dynamic"
+        )
 
     def losses(self, top: int | None = None) -> FloatArray:
         """What is to be minimised, (R, B, top + 1), whether a count is allowed or not."""

@@ -4,8 +4,8 @@ Counts are real numbers. With `interpolate` (the default) the objective is the l
 values, so that without side constraints the optimum is the integer optimum; without it, the formula
 itself is relaxed, as VIP does, and the optimum lies below the integer one.
 
-Side constraints: `costs` (B,) are tokens per rollout, and then the budget is one of tokens, not to be
-exceeded; `groups` (B,) label the prompts, and `minima` say how many rollouts each label must get.
+Side constraints: with `costs` (B,), tokens per rollout, the budget of rollouts gives way to one of
+`tokens`, not to be exceeded; `groups` (B,) label the prompts, and `minima` say how many rollouts each label must get.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scipy import sparse
 from rolloutbench.objectives import Inverse, Objective
 from rolloutbench.optional import need
 from rolloutbench.protocol import FloatArray, InputError
+from rolloutbench.registry import nearest
 from rolloutbench.solvers.problem import Allocation, Problem
 
 
@@ -27,6 +28,7 @@ def reference(
     *,
     interpolate: bool = True,
     costs: FloatArray | None = None,
+    tokens: float | None = None,
     groups: Sequence[str] | None = None,
     minima: Mapping[str, int] | None = None,
 ) -> Allocation:
@@ -38,22 +40,19 @@ def reference(
     cp = need("cvxpy", "cvxpy")
     if len(problem.p) != 1:
         raise InputError(f"solver cvxpy takes one replicate, not {len(problem.p)}")
-    if not problem.has_diminishing_returns:
-        raise InputError(
-            "solver cvxpy needs diminishing returns, which "
-            f"{type(problem.objective).__name__} has from n={problem.objective.convex_from} on "
-            f"(lower={problem.lower.min()}, allow_zero={problem.allow_zero})"
-        )
-    budget, lower, upper = int(problem.budget[0]), problem.lower[0], problem.upper[0]
+    problem.require_diminishing_returns("cvxpy")
+    lower, upper = problem.lower[0], problem.upper[0]
     counts = cp.Variable(len(lower))
-    constraints = [counts >= lower, counts <= upper]
-    total = cp.sum(counts) if costs is None else cp.sum(cp.multiply(costs, counts))
-    price_tag = total == budget if costs is None else total <= budget
-    constraints.append(price_tag)
+    if costs is None:
+        price_tag = cp.sum(counts) == int(problem.budget[0])
+    else:
+        price_tag = cp.sum(cp.multiply(costs, counts)) <= tokens
+    constraints = [counts >= lower, counts <= upper, price_tag]
     for label, minimum in (minima or {}).items():
         members = np.flatnonzero(np.asarray(groups, dtype=object) == label)
         if not len(members):
-            raise InputError(f"group minimum {label}={minimum}: no prompt has group '{label}'")
+            hint = nearest(label, set(groups or ()))
+            raise InputError(f"group minimum {label}={minimum}: no prompt has group '{label}': {hint}")
         constraints.append(cp.sum(counts[members]) >= minimum)
     if interpolate:
         loss = _interpolated(cp, problem, counts, constraints)
@@ -66,7 +65,8 @@ def reference(
     except cp.error.SolverError as error:
         raise InputError(f"solver cvxpy failed on this problem: {error}") from None
     if program.status not in ("optimal", "optimal_inaccurate"):
-        raise InputError(f"budget={budget} with these costs and minima: the problem is {program.status}")
+        budget = f"budget={problem.budget[0]}" if costs is None else f"budget={tokens} tokens"
+        raise InputError(f"{budget} with these bounds, costs and minima: the problem is {program.status}")
     value = problem.sign * float(program.value) * scale
     price = abs(float(price_tag.dual_value)) * scale
     return Allocation(np.asarray(counts.value)[None], np.array([price]), np.array([value]), np.array([value]))
