@@ -205,16 +205,14 @@ def solve_command(
     (tokens per rollout) the budget is in tokens, and `--group-minimum easy=20` serves a group first.
     """
     rates, table, path = _probabilities(p, column_name)
-    given = (
-        {} if table is None else {name: table[name] for name in ("weight", "cost", "group") if name in table}
-    )
+    given = pd.DataFrame() if table is None else table.drop(columns=column_name)
     weights = column(given, "weight", path, low=0) if "weight" in given else 1.0
     costs = column(given, "cost", path, low=0) if "cost" in given else None
     minima = _minima(group_minimum or [])
-    if minima and "group" not in given:
-        raise InputError(f"--group-minimum {group_minimum}: needs a file with a column 'group'")
     if solver != "cvxpy" and (minima or costs is not None):
         raise InputError(f"--solver {solver}: a column 'cost' and --group-minimum need --solver cvxpy")
+    if minima and "group" not in given:
+        raise InputError(f"--group-minimum {group_minimum}: needs a file with a column 'group'")
     # With costs the budget is one of tokens, and any number of rollouts between the bounds may be right.
     rollouts = budget if costs is None else upper * len(rates)
     problem = Problem.of(objectives.create(objective), rates, rollouts, lower, upper, weights, allow_zero)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def column(
-    table: pd.DataFrame | Mapping[str, pd.Series],
+    table: pd.DataFrame,
     name: str,
     path: Path,
     low: float = -np.inf,
@@ -49,7 +48,7 @@ def column(
     Raises InputError naming the first bad row.
     """
     if name not in table:
-        raise InputError(f"{path}: has no column '{name}': {nearest(name, map(str, table))}")
+        raise InputError(f"{path}: has no column '{name}': {nearest(name, map(str, table.columns))}")
     values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
     bad = ~(np.isfinite(values) & (values >= low) & (values <= high))
     if whole:

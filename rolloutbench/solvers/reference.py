@@ -5,7 +5,8 @@ values, so that without side constraints the optimum is the integer optimum; wit
 itself is relaxed, as VIP does, and the optimum lies below the integer one.
 
 Side constraints: with `costs` (B,), tokens per rollout, the budget of rollouts gives way to one of
-`tokens`, not to be exceeded; `groups` (B,) label the prompts, and `minima` say how many rollouts each label must get.
+`tokens`, not to be exceeded; `groups` (B,) label the prompts, and `minima` say how many rollouts each
+label must get.
 """
 
 from __future__ import annotations
