@@ -5,19 +5,14 @@ The program runs inside this process. Plots are saved only by the tests that loo
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
-import shlex
-import sys
 from pathlib import Path
-from typing import NamedTuple
-from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import Output, run
 
 from rolloutbench import __version__, cli
 from rolloutbench.metrics import SNAPSHOT_METRICS
@@ -31,29 +26,6 @@ PER_REPLICATE = ["scenario", "allocator", "replicate", "metric", "value"]
 NAMES = {kind: registry.names() for kind, registry in cli.REGISTRIES.items()}
 NAMES |= {"solver": list(SOLVERS), "metric": list(SNAPSHOT_METRICS)}
 SMALL = "compare --quick --prompts 16 -s u-shaped-v1"
-
-
-class Output(NamedTuple):
-    code: object
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
-
-
-def run(command: str) -> Output:
-    """Run `rolloutbench COMMAND` here."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", ["rolloutbench", *shlex.split(command)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as end,
-    ):
-        cli.main()
-    return Output(end.value.code, out.getvalue(), err.getvalue())
 
 
 def ok(command: str) -> Output:

@@ -6,7 +6,6 @@ probably meant. Most run inside this process, a few as the program itself.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import shlex
@@ -14,13 +13,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import Output, run
 
-from rolloutbench import cli
 from rolloutbench.allocators import allocators
 from rolloutbench.allocators.uniform import Uniform
 
@@ -282,19 +280,6 @@ EARLY = {
 }
 
 
-def run(command: str) -> tuple[object, str, str]:
-    """Exit code, stdout and stderr of `rolloutbench COMMAND`, run here."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", ["rolloutbench", *shlex.split(command)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as end,
-    ):
-        cli.main()
-    return end.value.code, out.getvalue(), err.getvalue()
-
-
 def tree() -> dict[str, object]:
     """Everything below the current directory, with contents."""
     found: dict[str, object] = {}
@@ -322,7 +307,7 @@ def check_line(line: str, fragments: tuple[str, ...]) -> None:
     assert [part for part in unclear if part in line] == [], line
 
 
-def check_refused(done: tuple[object, str, str], fragments: tuple[str, ...], running: bool = False) -> None:
+def check_refused(done: Output, fragments: tuple[str, ...], running: bool = False) -> None:
     code, out, err = done
     *before, line = err.strip().splitlines() or [""]
     assert [text for text in before if not (running and text.startswith("compare: "))] == []
