@@ -72,11 +72,12 @@ def test_beta_is_the_conjugate_posterior():
 
 
 def test_beta_forgets_towards_its_prior():
-    predictor = made("beta[discount=0.5]")
+    predictor = made("beta[discount=0.5,prior_successes=2,prior_failures=4]")
     for _ in range(2):
         predictor.update(outcomes([[0], [0]], [[8], [8]], [[8], [0]]))
-    # alpha: 1 -> .5 + .5 + 8 = 9 -> 4.5 + .5 + 8 = 13; beta stays 1.
-    assert predictor.predict(np.array([[0], [0]])).mean[:, 0].tolist() == pytest.approx([13 / 14, 1 / 14])
+    # All succeed: alpha 2 -> 1 + 1 + 8 = 10 -> 5 + 1 + 8 = 14, beta stays 4.
+    # All fail: beta 4 -> 2 + 2 + 8 = 12 -> 6 + 2 + 8 = 16, alpha stays 2.
+    assert predictor.predict(np.array([[0], [0]])).mean[:, 0].tolist() == pytest.approx([14 / 18, 2 / 18])
 
 
 def test_moving_average_and_last_epoch():
