@@ -27,7 +27,7 @@ TABLE_LIMIT = 2**15
 def concave(problem: Problem) -> Allocation:
     """The best integer allocation, exactly. Raises InputError where returns do not diminish."""
     problem.require_diminishing_returns("concave")
-    width = int((problem.upper - problem.lower).max())
+    width = problem.upper_range[1] - problem.lower_range[0]
     if isinstance(problem.objective, ClosedForm) and problem.p.shape[1] * width > TABLE_LIMIT:
         return concave_by_search(problem)
     return concave_by_table(problem)
@@ -37,14 +37,15 @@ def concave_by_table(problem: Problem) -> Allocation:
     """Select the price from the gains of every rollout of every prompt."""
     objective = problem.objective
     assert objective.convex_from is not None
-    base, top = max(int(problem.lower.min()), objective.convex_from), int(problem.upper.max())
-    units = np.arange(base + 1, max(top, base + 1) + 1)[:, None]
+    base = max(problem.lower_range[0], objective.convex_from)
+    top = max(problem.upper_range[1], base + 1)
+    units = np.arange(base + 1, top + 1)[:, None]
     if isinstance(objective, ClosedForm):
         gains = objective.marginal(problem.p[:, None, :], units.astype(np.float64))
         gains *= problem.weights[:, None, :]
     else:
-        gains = -np.diff(problem.losses(int(units[-1, 0]))[..., base:], axis=-1).swapaxes(1, 2)
-    if problem.lower.min() < base or problem.lower.max() > base or problem.upper.min() < units[-1, 0]:
+        gains = -np.diff(problem.losses(top)[..., base:], axis=-1).swapaxes(1, 2)
+    if problem.lower_range != (base, base) or problem.upper_range != (top, top):
         within = (units > problem.lower[:, None, :]) & (units <= problem.upper[:, None, :])
         gains = np.where(within, gains, -np.inf)
     return _finish(problem, *_threshold(gains, problem.lower, problem.budget))
@@ -74,7 +75,7 @@ def _kth_greatest(values: FloatArray, k: IntArray) -> FloatArray:
     if width == 0:
         return np.full(len(values), -np.inf)
     places = np.minimum(np.maximum(width - k, 0), width - 1)
-    if (places == places[0]).all():
+    if len(values) == 1 or (places == places[0]).all():
         return np.partition(values, places[0], axis=1)[:, places[0]]
     return np.take_along_axis(np.sort(values, axis=1), places[:, None], axis=1)[:, 0]
 

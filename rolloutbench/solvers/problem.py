@@ -60,16 +60,16 @@ class Problem:
         budget = np.broadcast_to(np.asarray(budget, dtype=np.int64), p.shape[:1])
         problem = cls(objective, p, weights, budget, lower, upper, allow_zero)
         problem._check_bounds()
-        if problem.upper.max() <= problem.budget.max(initial=0):
+        if problem.upper_range[1] <= problem.budget.max(initial=0):
             return problem
         # Nobody can get more than the others' lower bounds leave; tables need not go further.
         spoken_for = np.zeros_like(lower) if allow_zero else lower.sum(axis=1, keepdims=True) - lower
         return replace(problem, upper=np.minimum(upper, budget[:, None] - spoken_for))
 
     def _check_bounds(self) -> None:
-        if self.lower.min() < 0:
-            raise InputError(f"lower={self.lower.min()}: counts cannot be negative")
-        if (self.lower > self.upper).any():
+        if self.lower_range[0] < 0:
+            raise InputError(f"lower={self.lower_range[0]}: counts cannot be negative")
+        if self.lower_range[1] > self.upper_range[0] and (self.lower > self.upper).any():
             r, b = np.argwhere(self.lower > self.upper)[0]
             raise InputError(f"lower={self.lower[r, b]} is above upper={self.upper[r, b]} (prompt {b})")
         least = np.zeros_like(self.budget) if self.allow_zero else self.lower.sum(axis=1)
@@ -85,6 +85,16 @@ class Problem:
                     f"bounds, {bound[r]} over {self.p.shape[1]} prompts"
                 )
 
+    @cached_property
+    def lower_range(self) -> tuple[int, int]:
+        """The least and the greatest lower bound."""
+        return int(self.lower.min()), int(self.lower.max())
+
+    @cached_property
+    def upper_range(self) -> tuple[int, int]:
+        """The least and the greatest upper bound."""
+        return int(self.upper.min()), int(self.upper.max())
+
     @property
     def sign(self) -> int:
         """+1 for a loss, -1 for a gain: sign * value is to be minimised."""
@@ -96,7 +106,7 @@ class Problem:
         start = self.objective.convex_from
         if start is None or self.allow_zero:
             return False
-        if self.lower.min() >= start:
+        if self.lower_range[0] >= start:
             return True
         return bool(((self.lower >= start) | ((self.lower == self.upper) & (self.weights == 0))).all())
 
@@ -108,12 +118,12 @@ class Problem:
         range_ = "for no range of counts" if start is None else f"from n={start} on, without allow_zero"
         raise InputError(
             f"solver {solver} needs diminishing returns, which {type(self.objective).__name__} has {range_} "
-            f"(lower={self.lower.min()}, allow_zero={self.allow_zero}): use solver dynamic"
+            f"(lower={self.lower_range[0]}, allow_zero={self.allow_zero}): use solver dynamic"
         )
 
     def losses(self, top: int | None = None) -> FloatArray:
         """What is to be minimised, (R, B, top + 1), whether a count is allowed or not."""
-        top = int(self.upper.max()) if top is None else top
+        top = self.upper_range[1] if top is None else top
         with np.errstate(invalid="ignore"):  # weight 0 times infinity: such a prompt costs nothing
             losses: FloatArray = self.sign * self.weights[..., None] * self.objective.table(self.p, top)
         losses[self.weights == 0] = 0.0
@@ -131,8 +141,9 @@ class Problem:
     def value(self, counts: IntArray | FloatArray) -> FloatArray:
         """The objective's weighted sum (R,), in its own sense."""
         worth = self.objective.at(self.p, counts)
-        weighed = np.multiply(self.weights, worth, out=np.zeros(worth.shape), where=self.weights > 0)
-        total: FloatArray = weighed.sum(axis=1)
+        if self.weights.min() == 0:  # such prompts count for nothing, also where their value is infinite
+            worth = np.where(self.weights > 0, worth, 0.0)
+        total: FloatArray = (self.weights * worth).sum(axis=1)
         return total
 
 
