@@ -7,7 +7,8 @@ Two points the paper leaves open. Prompts of weight 0 get `lower`, as its theore
 others cannot take the whole budget; what is left is then shared by raising them to a common level. And
 its bracket for the price starts at 0; here the search is on log(price).
 
-The released code solves another problem by another method: p(1-p)/n for both estimators, by SLSQP.
+The released code solves another problem by another method: p(1-p)/n for both estimators, by SLSQP. And
+the curve printed in Fig. 2 is neither theorem's solution but L + (C - BL) a_q / sum(a).
 """
 
 from __future__ import annotations
