@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -74,6 +74,7 @@ def test_measured_rates_are_resampled():
 
 
 @given(st.integers(0, 1000))
+@settings(max_examples=10)
 def test_sampling_error_of_measured_rates_is_taken_out(seed):
     """Rates of 8 rollouts spread more than the truth; the fitted prior finds the truth's spread again."""
     rng = np.random.default_rng(seed)
