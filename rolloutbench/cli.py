@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from enum import Enum
 from pathlib import Path
@@ -440,13 +441,12 @@ def _scenarios(
     return chosen | {"measured": Scenario(f"pass rates of {pass_rates}", Measured(rates, tried))}
 
 
-def _with_progress(cells: list[Any], jobs: int) -> list[pd.DataFrame]:
+def _with_progress(cells: Sequence[Cell], jobs: int) -> list[pd.DataFrame]:
     """Run the cells, showing how far they are on stderr."""
     console = tables.console(stderr=True)
     done: list[pd.DataFrame] = []
-    typed: list[Cell] = cells
     if not console.is_terminal:
-        for result in run_cells(typed, jobs):
+        for result in run_cells(cells, jobs):
             done.append(result)
             if len(done) * 5 // len(cells) > (len(done) - 1) * 5 // len(cells):
                 console.print(f"compare: {len(done)} of {len(cells)} cells")
@@ -454,7 +454,7 @@ def _with_progress(cells: list[Any], jobs: int) -> list[pd.DataFrame]:
     layout = (TextColumn("comparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*layout, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(cells))
-        for result in run_cells(typed, jobs):
+        for result in run_cells(cells, jobs):
             done.append(result)
             progress.advance(task)
     return done
