@@ -216,6 +216,11 @@ class _OneReplicate(PromptStream):
         """This replicate's epoch (1,)."""
         return self._stream.epoch[self._replicate : self._replicate + 1]
 
+    @property
+    def drawn(self) -> BoolArray:  # type: ignore[override]
+        """What this replicate has drawn (1, Q)."""
+        return self._stream.drawn[self._replicate : self._replicate + 1]
+
     def draw(self, count: int, where: BoolArray | None = None) -> IntArray:
         """This replicate's next prompts (1, count)."""
         here = self._here if where is None else self._here & where

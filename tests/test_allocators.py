@@ -145,7 +145,6 @@ def test_proportional_counts_are_nearest_integers(p, group_size):
     budget = Budget(len(p), len(p) * group_size)
     counts = counts_of("inverse_accuracy[predictor=oracle,lower=4,upper=60]", np.array(p), budget)[0]
     weights = 1 - np.array(p) + 1e-6
-    floor = np.where(counts < 60, (counts - 0.5) / weights, -np.inf)
     floor = np.where(counts > 4, (counts - 0.5) / weights, -np.inf)
     ceiling = np.where(counts < 60, (counts + 0.5) / weights, np.inf)
     assert floor.max() <= ceiling.min() * (1 + 1e-9)

@@ -124,10 +124,6 @@ def broken(counts=None, prompts=None, groups=None, **attributes):
     return Broken()
 
 
-def not_a_request(drawn):
-    raise StopIteration
-
-
 @pytest.mark.parametrize(
     ("allocator", "message"),
     [
