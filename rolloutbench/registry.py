@@ -104,6 +104,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, builtin: Mapping[str, str | type[T] | T], group: str | None = None) -> None:
         self.kind = kind
         self._entries: dict[str, Any] = dict(builtin)
+        self._loaded: dict[str, Any] = {}
         self._group = group
 
     def register(self, name: str, thing: type[T] | T) -> None:
@@ -160,28 +161,32 @@ class Registry(Generic[T]):
 
     def _find(self, name: str) -> Any:
         if name not in self._entries:
-            plugin = self._plugins().get(name)
-            if plugin is None:
-                raise InputError(f"unknown {self.kind} '{name}': {nearest(name, self.names())}")
-            try:
-                self._entries[name] = plugin.load()
-            except Exception as error:
-                raise InputError(
-                    f"{self.kind} '{name}' ({plugin.value}) cannot be loaded: {type(error).__name__}: {error}"
-                ) from error
+            return self._find_plugin(name)
         thing = self._entries[name]
         if isinstance(thing, str):
             module, _, attribute = thing.partition(":")
             thing = self._entries[name] = getattr(importlib.import_module(module), attribute)
         return thing
 
+    def _find_plugin(self, name: str) -> Any:
+        if name not in self._loaded:
+            plugin = self._plugins().get(name)
+            if plugin is None:
+                raise InputError(f"unknown {self.kind} '{name}': {nearest(name, self.names())}")
+            try:
+                self._loaded[name] = plugin.load()
+            except Exception as error:
+                raise InputError(
+                    f"{self.kind} '{name}' ({plugin.value}) cannot be loaded: {type(error).__name__}: {error}"
+                ) from error
+        return self._loaded[name]
+
     def _plugins(self) -> dict[str, importlib.metadata.EntryPoint]:
         if self._group is None:
             return {}
         plugins: dict[str, importlib.metadata.EntryPoint] = {}
         for point in importlib.metadata.entry_points(group=self._group):
-            taken = self._entries.get(point.name)
-            if point.name in plugins or isinstance(taken, str):
+            if point.name in plugins or point.name in self._entries:
                 raise InputError(f"{self.kind} '{point.name}' ({point.value}) is registered already")
             plugins[point.name] = point
         return plugins
