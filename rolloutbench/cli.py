@@ -27,7 +27,15 @@ from rolloutbench.experiment import BASELINE, MARKER, Cell, output_directory, ru
 from rolloutbench.metrics import SNAPSHOT_METRICS
 from rolloutbench.objectives import objectives
 from rolloutbench.predictors import predictors
-from rolloutbench.protocol import Aggregation, Allocator, Budget, FloatArray, InputError, ProtocolError
+from rolloutbench.protocol import (
+    MOST_ROLLOUTS,
+    Aggregation,
+    Allocator,
+    Budget,
+    FloatArray,
+    InputError,
+    ProtocolError,
+)
 from rolloutbench.registry import Entry, Registry, nearest
 from rolloutbench.solvers import SOLVERS, Allocation, Problem, solve
 from rolloutbench.solvers.reference import reference
@@ -59,9 +67,6 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "scenario": scenarios,
     "difficulty": difficulties,
 }
-
-MOST_ROLLOUTS = 1_000_000
-"""Of one prompt."""
 
 app = typer.Typer(
     name="rolloutbench",

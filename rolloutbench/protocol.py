@@ -25,6 +25,10 @@ Aggregation: TypeAlias = Literal["prompt", "rollout"]
 """`prompt`: mean over prompts of group means. `rollout`: mean over all rollouts, so prompts weigh as n."""
 
 
+MOST_ROLLOUTS = 1_000_000
+"""Of one prompt in one step: beyond any use, and far below where sums of counts would overflow."""
+
+
 class InputError(ValueError):
     """Something the user gave cannot be used. The message is one line: field, value, what is allowed."""
 
@@ -381,21 +385,23 @@ class Ledger:
         """These rollouts enter the update. Raises ValueError, changing nothing, if they are not there."""
         rows, columns = np.nonzero(groups.prompts >= 0)
         place = (rows, groups.prompts[rows, columns])
-        taken = {}
-        for name, kept, held in (
-            ("successes", groups.successes, self.held_successes),
-            ("failures", groups.failures, self.held_failures),
-        ):
-            rest = held.copy()
-            np.subtract.at(rest, place, kept[rows, columns])
-            if (rest < 0).any():
-                r, q = np.argwhere(rest < 0)[0]
+        takings = [
+            ("successes", self.held_successes, groups.successes[rows, columns]),
+            ("failures", self.held_failures, groups.failures[rows, columns]),
+        ]
+        for _, held, taken in takings:
+            np.subtract.at(held, place, taken)
+        for name, held, _ in takings:
+            short = np.flatnonzero(held[place] < 0)
+            if len(short):
+                r, q = rows[short[0]], place[1][short[0]]
+                lacking = -held[r, q]
+                for _, other, taken in takings:
+                    np.add.at(other, place, taken)
                 raise ValueError(
-                    f"keeps {held[r, q] - rest[r, q]} {name} of prompt {q} in replicate {r}, "
+                    f"keeps {held[r, q] + lacking} {name} of prompt {q} in replicate {r}, "
                     f"of which {held[r, q]} were sampled"
                 )
-            taken[name] = rest
-        self.held_successes, self.held_failures = taken["successes"], taken["failures"]
 
 
 class Environment(ABC):

@@ -18,6 +18,7 @@ from rolloutbench.allocators import AllocatorSpec
 from rolloutbench.objectives import Objective
 from rolloutbench.predictors import PredictorSpec
 from rolloutbench.protocol import (
+    MOST_ROLLOUTS,
     Allocator,
     Budget,
     FloatArray,
@@ -56,8 +57,8 @@ class Predicted(OneShot):
     """A predictor, and bounds on what a prompt may get; None means the method's own default."""
 
     predictor: PredictorSpec = "beta"  # type: ignore[assignment]
-    lower: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    upper: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    lower: Annotated[int, Field(ge=0, le=MOST_ROLLOUTS)] | None = None
+    upper: Annotated[int, Field(ge=1, le=MOST_ROLLOUTS)] | None = None
 
     def begin(self, setting: Setting) -> None:
         """Start afresh, the predictor too."""

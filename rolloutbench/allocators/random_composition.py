@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from rolloutbench.allocators.one_shot import OneShot
-from rolloutbench.protocol import Budget, InputError, IntArray
+from rolloutbench.protocol import MOST_ROLLOUTS, Budget, InputError, IntArray
 from rolloutbench.registry import PARAMETERS
 
 
@@ -17,7 +17,7 @@ from rolloutbench.registry import PARAMETERS
 class RandomComposition(OneShot):
     """Control: a random composition of the budget, each prompt getting at least `lower` rollouts."""
 
-    lower: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    lower: Annotated[int, Field(ge=0, le=MOST_ROLLOUTS)] | None = None
 
     def allocate(self, prompts: IntArray, budget: Budget) -> IntArray:
         """`lower` each, the estimator's minimum by default; the rest Dirichlet(1)-multinomial."""
