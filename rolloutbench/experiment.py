@@ -46,7 +46,7 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> Iterator[pd.DataFrame]:
     else:
         with _interrupts_ignored():
             results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-                joblib.delayed(_run)(cell) for cell in cells
+                joblib.delayed(cell.run)() for cell in cells
             )
         with warnings.catch_warnings():
             # After a failure joblib tells of results that nobody took.
@@ -65,10 +65,6 @@ def _interrupts_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _run(cell: Cell) -> pd.DataFrame:
-    return cell.run()
 
 
 def summarise(per_replicate: pd.DataFrame) -> pd.DataFrame:

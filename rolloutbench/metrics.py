@@ -95,6 +95,9 @@ COUNT_BINS = 20
 """Success probabilities are binned into this many equal bins for `counts@<bin centre>`."""
 
 
+COUNT_PREFIX = "counts@"
+
+
 def count_metric(bin_index: int) -> str:
     """The metric that holds the mean count of prompts in a bin of success probability."""
-    return f"counts@{(bin_index + 0.5) / COUNT_BINS:.3f}"
+    return f"{COUNT_PREFIX}{(bin_index + 0.5) / COUNT_BINS:.3f}"

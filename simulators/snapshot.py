@@ -111,12 +111,40 @@ class Snapshot(Environment):
         mixed = np.where(n > 0, 1 - p**n - (1 - p) ** n, 0.0)
         used = np.where(shares > 0, n * (1 - group.zero_gradient), 0.0).sum(axis=1)
         noise = noise_ratio * (shares**2 * group.noise).sum(axis=1)
-        signal_variance = (shares**2 * group.signal_variance).sum(axis=1)
+        variance = (shares**2 * group.signal_variance).sum(axis=1) + noise
+        mean, truth = _combine(shares * group.signal, features), self.true_gradient()
+        bias = ((mean - truth) ** 2).sum(axis=1)
+        bias[bias < 1e-28] = 0.0  # the rounding of an unbiased estimator
         return self._metrics(
-            mean=_combine(shares * group.signal, features),
+            mean=mean,
+            truth=truth,
+            second_moment=(mean**2).sum(axis=1) + variance,
+            bias=bias,
+            variance=variance,
             noise=noise,
-            variance=signal_variance + noise,
             effective=mixed.sum(axis=1) / present,
+            used=used,
+        )
+
+    def sampled(self, update: dict[str, FloatArray], draws: int, noise_ratio: float) -> dict[str, FloatArray]:
+        """The same moments estimated from `draws` steps of each replicate, in consecutive rows."""
+        signal = update["signal"].reshape(-1, draws, update["signal"].shape[1])
+        noise, effective, used = (
+            update[name].reshape(-1, draws).mean(axis=1) for name in ("noise", "effective", "used")
+        )
+        mean = signal.mean(axis=1)
+        spread = ((signal - mean[:, None]) ** 2).sum(axis=(1, 2)) / (draws - 1)
+        truth = self.true_gradient()[::draws]
+        # |mean - truth|^2 holds the sampling error of the mean, spread / draws, and is freed of it.
+        bias = ((mean - truth) ** 2).sum(axis=1) - spread / draws
+        return self._metrics(
+            mean=mean,
+            truth=truth,
+            second_moment=(signal**2).sum(axis=2).mean(axis=1) + noise_ratio * noise,
+            bias=bias,
+            variance=spread + noise_ratio * noise,
+            noise=noise_ratio * noise,
+            effective=effective,
             used=used,
         )
 
@@ -127,20 +155,19 @@ class Snapshot(Environment):
     def _metrics(
         self,
         mean: FloatArray,
-        noise: FloatArray,
+        truth: FloatArray,
+        second_moment: FloatArray,
+        bias: FloatArray,
         variance: FloatArray,
+        noise: FloatArray,
         effective: FloatArray,
         used: FloatArray,
-        bias: FloatArray | None = None,
-        second_moment: FloatArray | None = None,
     ) -> dict[str, FloatArray]:
-        """The metrics of rolloutbench/metrics.py from the gradient's moments, each (R,)."""
-        truth = self.true_gradient()[:: len(self.pool.success) // len(mean)]
-        if bias is None:
-            bias = ((mean - truth) ** 2).sum(axis=1)
-            bias[bias < 1e-28] = 0.0  # the rounding of an unbiased estimator
-        if second_moment is None:
-            second_moment = (mean**2).sum(axis=1) + variance
+        """The metrics of rolloutbench/metrics.py from the gradient's moments.
+
+        mean: E g and truth: g*, both (R, d). second_moment: E|g|^2; bias: |E g - g*|^2; the others are
+        what they are called; all (R,).
+        """
         length = np.sqrt(second_moment * (truth**2).sum(axis=1))
         along = (mean * truth).sum(axis=1)
         cosine = np.divide(along, length, out=np.full_like(along, np.nan), where=length > 0)
@@ -171,27 +198,6 @@ class Snapshot(Environment):
         np.add.at(members, (rows, bins), 1.0)
         means = np.divide(total, members, out=np.full_like(total, np.nan), where=members > 0)
         return {count_metric(b): means[:, b] for b in range(COUNT_BINS)}
-
-    def sampled(self, update: dict[str, FloatArray], draws: int, noise_ratio: float) -> dict[str, FloatArray]:
-        """The same moments estimated from `draws` steps of each replicate, in consecutive rows."""
-        signal = update["signal"].reshape(-1, draws, update["signal"].shape[1])
-        noise, effective, used = (
-            update[name].reshape(-1, draws).mean(axis=1) for name in ("noise", "effective", "used")
-        )
-        mean = signal.mean(axis=1)
-        spread = ((signal - mean[:, None]) ** 2).sum(axis=(1, 2)) / (draws - 1)
-        truth = self.true_gradient()[::draws]
-        # |mean - truth|^2 holds the sampling error of the mean, spread / draws, and is freed of it.
-        bias = ((mean - truth) ** 2).sum(axis=1) - spread / draws
-        return self._metrics(
-            mean=mean,
-            noise=noise_ratio * noise,
-            variance=spread + noise_ratio * noise,
-            effective=effective,
-            used=used,
-            bias=bias,
-            second_moment=(signal**2).sum(axis=2).mean(axis=1) + noise_ratio * noise,
-        )
 
 
 def _combine(weights: FloatArray, features: FloatArray) -> FloatArray:

@@ -54,8 +54,7 @@ class Inverse(Predicted):
             # Rounded, so that p and 1 - p tie although one of them was rounded.
             costs = np.round(self.coefficient(p), 12)[:, None, :]
             gains = np.repeat(-costs, len(units), axis=1)
-        within = (units > problem.lower[:, None, :]) & (units <= problem.upper[:, None, :])
-        return serve_greatest(np.where(within, gains, -np.inf), problem.lower, problem.budget)
+        return serve_greatest(gains, problem.lower, problem.upper, problem.budget)
 
 
 @dataclass(config=PARAMETERS)

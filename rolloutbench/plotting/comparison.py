@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from rolloutbench.experiment import BASELINE
-from rolloutbench.metrics import SNAPSHOT_METRICS, count_metric
+from rolloutbench.metrics import COUNT_PREFIX, SNAPSHOT_METRICS
 from rolloutbench.plotting.style import WIDE, looks, print_style
 from rolloutbench.protocol import FloatArray
 
-COUNTS = count_metric(0).partition("@")[0] + "@"
 COLUMNS = 2
 
 
@@ -31,9 +30,9 @@ def allocation_against_success(summary: pd.DataFrame, conditions: str) -> Figure
 
     Uniform at smaller groups is left out: its lines are flat.
     """
-    counts = summary[summary.metric.str.startswith(COUNTS)]
+    counts = summary[summary.metric.str.startswith(COUNT_PREFIX)]
     counts = counts[~counts.allocator.str.startswith(f"{BASELINE}[")]
-    counts = counts.assign(p=counts.metric.str.removeprefix(COUNTS).astype(float))
+    counts = counts.assign(p=counts.metric.str.removeprefix(COUNT_PREFIX).astype(float))
     with print_style():
         figure, panels = _panels(summary, height=2.3, below=0.9)
         look = looks(list(summary.allocator.unique()))

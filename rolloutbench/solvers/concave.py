@@ -39,25 +39,31 @@ def concave_by_table(problem: Problem) -> Allocation:
     assert objective.convex_from is not None
     base = max(problem.lower_range[0], objective.convex_from)
     top = max(problem.upper_range[1], base + 1)
-    units = np.arange(base + 1, top + 1)[:, None]
     if isinstance(objective, ClosedForm):
-        gains = objective.marginal(problem.p[:, None, :], units.astype(np.float64))
+        units = np.arange(base + 1.0, top + 1)[:, None]
+        gains = objective.marginal(problem.p[:, None, :], units)
         gains *= problem.weights[:, None, :]
     else:
         gains = -np.diff(problem.losses(top)[..., base:], axis=-1).swapaxes(1, 2)
     if problem.lower_range != (base, base) or problem.upper_range != (top, top):
-        within = (units > problem.lower[:, None, :]) & (units <= problem.upper[:, None, :])
-        gains = np.where(within, gains, -np.inf)
+        gains = _within(gains, base + 1, problem.lower, problem.upper)
     return _finish(problem, *_threshold(gains, problem.lower, problem.budget))
 
 
-def serve_greatest(gains: FloatArray, lower: IntArray, budget: IntArray) -> IntArray:
-    """Counts (R, B) from a table of marginal gains (R, M, B) that do not increase along the middle axis.
+def serve_greatest(gains: FloatArray, lower: IntArray, upper: IntArray, budget: IntArray) -> IntArray:
+    """Counts (R, B) in [lower, upper] from a table of marginal gains (R, M, B) of rollouts 1..M.
 
-    A gain is -inf where the prompt may not have that rollout. Ties are dealt as everywhere here.
+    Gains do not increase along the middle axis. Ties are dealt as everywhere here.
     """
-    _, least, most = _threshold(gains, lower, budget)
+    _, least, most = _threshold(_within(gains, 1, lower, upper), lower, budget)
     return deal_ties(least, most, budget)
+
+
+def _within(gains: FloatArray, first: int, lower: IntArray, upper: IntArray) -> FloatArray:
+    """Gains (R, M, B) of rollouts `first` and on, -inf where a prompt is not to choose that rollout."""
+    units = np.arange(first, first + gains.shape[1])[:, None]
+    choice = (units > lower[:, None, :]) & (units <= upper[:, None, :])
+    return np.where(choice, gains, -np.inf)
 
 
 def _threshold(gains: FloatArray, lower: IntArray, budget: IntArray) -> tuple[FloatArray, IntArray, IntArray]:

@@ -366,7 +366,8 @@ def test_solvers_refuse_what_they_cannot_solve():
 
 def test_serving_the_greatest_gains_of_a_table():
     gains = np.array([[[5.0, 3.0, 1.0], [4.0, 4.0, -np.inf], [0.0, 0.0, 0.0]]])  # one row a prompt
-    counts = serve_greatest(gains.swapaxes(1, 2), np.zeros((1, 3), dtype=int), np.array([4]))
+    lower, upper = np.array([[0, 0, 0]]), np.array([[3, 2, 3]])
+    counts = serve_greatest(gains.swapaxes(1, 2), lower, upper, np.array([4]))
     assert counts.tolist() == [[2, 2, 0]]
 
 
