@@ -185,27 +185,39 @@ def prompt_shares(aggregation: Aggregation, groups: Groups) -> FloatArray:
     `prompt`: weight / number of prompts. `rollout`: weight * n / number of trained rollouts.
     """
     present = groups.prompts >= 0
-    sizes = np.where(present, groups.counts if aggregation == "rollout" else 1, 0)
+    sizes = np.where(present, groups.sizes if aggregation == "rollout" else 1, 0)
     shares: FloatArray = groups.weights * sizes / np.maximum(sizes.sum(axis=1, keepdims=True), 1)
     return shares
+
+
+def group_advantages(estimator: Estimator, groups: Groups) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """What each kept success and failure is worth, and the size of its group, all (R, B).
+
+    Advantages are 0 where they are not defined. Reused successes are members of their group: they enter
+    its mean and standard deviation.
+    """
+    n, k = groups.sizes.astype(np.float64), groups.successes.astype(np.float64)
+    if groups.reused is not None:
+        k += groups.reused.counts
+    plus, minus = estimator.advantages(np.maximum(n, estimator.minimum), k)
+    defined = (n >= estimator.minimum) & (groups.prompts >= 0)
+    if groups.baseline is not None:
+        given = ~np.isnan(groups.baseline)
+        plus, minus = np.where(given, 1 - groups.baseline, plus), np.where(given, -groups.baseline, minus)
+        defined |= given & (n >= 1) & (groups.prompts >= 0)
+    return np.where(defined, plus, 0.0), np.where(defined, minus, 0.0), np.maximum(n, 1)
 
 
 def realised(estimator: Estimator, groups: Groups, p: FloatArray) -> tuple[FloatArray, FloatArray]:
     """What groups with known rewards contribute: x and the noise factor, both (R, B).
 
-    The gradient of a group is x phi + N(0, sigma^2 noise I) given its rewards.
+    The gradient of a group is x phi + N(0, sigma^2 noise I) given its rewards. Reused successes are
+    taken as if the current policy had generated them (options I and II, not replay).
     """
-    n, k = groups.counts.astype(np.float64), groups.successes.astype(np.float64)
-    plus, minus = estimator.advantages(np.maximum(n, estimator.minimum), k)
-    if groups.baseline is not None:
-        given = ~np.isnan(groups.baseline)
-        plus = np.where(given, 1 - groups.baseline, plus)
-        minus = np.where(given, -groups.baseline, minus)
-        smallest = np.where(given, 1, estimator.minimum)
-    else:
-        smallest = np.full(n.shape, estimator.minimum)
-    defined = (n >= smallest) & (groups.prompts >= 0)
-    size = np.maximum(n, 1)
-    x = np.where(defined, (k * plus * (1 - p) - (n - k) * minus * p) / size, 0.0)
-    noise = np.where(defined, (k * plus**2 + (n - k) * minus**2) / size**2, 0.0)
+    plus, minus, size = group_advantages(estimator, groups)
+    k, failed = groups.successes.astype(np.float64), groups.failures
+    if groups.reused is not None and groups.reused.option != "II":
+        k += groups.reused.counts
+    x = (k * plus * (1 - p) - failed * minus * p) / size
+    noise = (k * plus**2 + failed * minus**2) / size**2
     return x, noise

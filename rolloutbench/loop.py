@@ -8,6 +8,8 @@ draw, asks for counts that are not whole numbers, or trains on rollouts it never
 from __future__ import annotations
 
 import copy
+import time
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -25,6 +27,7 @@ from rolloutbench.protocol import (
     PromptStream,
     ProtocolError,
     Request,
+    Reuse,
     Setting,
     State,
 )
@@ -40,26 +43,48 @@ def begin(environment: Environment, allocator: Allocator) -> Allocator:
     return driven
 
 
-def run_step(environment: Environment, allocator: Allocator) -> dict[str, FloatArray]:
+@dataclass(frozen=True)
+class Step:
+    """What happened in a training step.
+
+    `outcomes`: everything that was generated, stages merged. `groups`: what was trained on. `measured`:
+    what the environment's update returned. `allocator_seconds`: time spent in the allocator itself.
+    """
+
+    outcomes: Outcomes | None
+    groups: Groups
+    measured: dict[str, FloatArray]
+    allocator_seconds: float
+
+
+def run_step(environment: Environment, allocator: Allocator) -> Step:
     """One training step: rollouts as the allocator asks for them, one update, and it may learn.
 
-    `allocator` is what `begin` returned. Returns what the update measured.
+    `allocator` is what `begin` returned.
     """
     environment.ledger.open_step()
     plan = allocator.plan(environment.stream, environment.setting.budget)
     seen: list[Outcomes] = []
+    clock = time.perf_counter
+    started, elsewhere = clock(), 0.0
     try:
         request = next(plan)
         while True:
+            paused = clock()
             _check_request(environment, allocator, request)
             seen.append(environment.rollout(request))
+            elsewhere += clock() - paused
             request = plan.send(seen[-1])
     except StopIteration as end:
         groups = end.value
+    seconds = clock() - started - elsewhere
     _check_groups(environment, allocator, groups)
-    if seen:
-        allocator.observe(Outcomes.merged(seen))
-    return environment.update(groups)
+    outcomes = Outcomes.merged(seen) if seen else None
+    if outcomes is not None:
+        started = clock()
+        allocator.observe(outcomes)
+        seconds += clock() - started
+    return Step(outcomes, groups, environment.update(groups), seconds)
 
 
 def _check_request(environment: Environment, allocator: Allocator, request: Any) -> None:
@@ -108,6 +133,14 @@ def _check_groups(environment: Environment, allocator: Allocator, groups: Any) -
             _broken(allocator, f"keeps {kept.min()} {name} of a prompt: 0 or more")
     if groups.weights.shape != prompts.shape or not np.isfinite(groups.weights).all():
         _broken(allocator, f"returns weights that are not finite or not of shape {prompts.shape}")
+    if groups.reused is not None:
+        for name in ("counts", "age"):
+            stored = _integers(allocator, f"reused {name}", getattr(groups.reused, name), environment.setting)
+            if stored.shape != prompts.shape or stored.min(initial=0) < 0:
+                _broken(allocator, f"returns reused {name} below 0 or not of shape {prompts.shape}")
+    for name, given_up in groups.discarded.items():
+        if np.shape(given_up) != (environment.setting.replicates,) or np.min(given_up) < 0:
+            _broken(allocator, f"discards {name} below 0 or not of shape ({environment.setting.replicates},)")
     try:
         environment.ledger.use(groups)
     except ValueError as error:
@@ -185,7 +218,23 @@ class PerReplicate(Allocator):
             _stacked([g.failures for g in done], 0),
             _stacked([g.weights for g in done], 0.0),
             _stacked(baselines, np.nan),
+            self._reused(done),
+            {
+                name: np.concatenate([g.discarded.get(name, np.zeros(1, np.int64)) for g in done])
+                for name in dict.fromkeys(name for g in done for name in g.discarded)
+            },
         )
+
+    def _reused(self, done: list[Groups]) -> Reuse | None:
+        options = {groups.reused.option for groups in done if groups.reused is not None}
+        if not options:
+            return None
+        if len(options) > 1:
+            _broken(self, f"reuses by options {sorted(options)} in one step: one is expected")
+        none = [np.zeros_like(groups.prompts) for groups in done]
+        counts = [n if g.reused is None else g.reused.counts for g, n in zip(done, none, strict=True)]
+        ages = [n if g.reused is None else g.reused.age for g, n in zip(done, none, strict=True)]
+        return Reuse(_stacked(counts, 0), _stacked(ages, 0), options.pop())
 
     def observe(self, outcomes: Outcomes) -> None:
         """Each copy learns from its own row."""

@@ -9,7 +9,7 @@ ids 0..Q-1 of a pool; -1 marks a place where a replicate has no prompt.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -111,6 +111,21 @@ class Outcomes:
         return result
 
 
+ReuseOption: TypeAlias = Literal["replay", "I", "II"]
+"""How a stored success enters a later update (AR3PO). `replay`: with the importance ratio to the policy
+that generated it. `I`: its probabilities recomputed under the current policy, so the ratio is 1. `II`:
+only in the group's mean and standard deviation; no gradient of its own."""
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """Stored successes that join groups: `counts` (R, B), generated `age` (R, B) steps ago, by `option`."""
+
+    counts: IntArray
+    age: IntArray
+    option: ReuseOption
+
+
 @dataclass(frozen=True)
 class Groups:
     """What to train on: kept `successes` and `failures` (R, B) of `prompts` (R, B).
@@ -118,6 +133,8 @@ class Groups:
     `weights` (R, B) multiply a prompt's gradient. `baseline` (R, B), where it is not NaN, replaces the
     estimator's own centring: successes get 1 - baseline and failures -baseline. A row with a prompt
     counts in the mean over prompts even when nothing of it is kept; to leave it out, make its prompt -1.
+    `reused` adds stored successes to the groups. `discarded` names rollouts (R,) that were given up in
+    this step and will never be trained on: pilots of prompts not taken, a surplus, expired entries.
     """
 
     prompts: IntArray
@@ -125,6 +142,8 @@ class Groups:
     failures: IntArray
     weights: FloatArray
     baseline: FloatArray | None = None
+    reused: Reuse | None = None
+    discarded: Mapping[str, IntArray] = field(default_factory=dict)
 
     @classmethod
     def all_of(cls, outcomes: Outcomes, weights: FloatArray | None = None) -> Groups:
@@ -135,8 +154,13 @@ class Groups:
 
     @property
     def counts(self) -> IntArray:
-        """Trained rollouts (R, B)."""
+        """Trained rollouts of this step or held from earlier ones (R, B); not the reused."""
         return self.successes + self.failures
+
+    @property
+    def sizes(self) -> IntArray:
+        """Members of each group, the reused among them (R, B)."""
+        return self.counts if self.reused is None else self.counts + self.reused.counts
 
 
 @dataclass(frozen=True)
@@ -163,6 +187,7 @@ class PromptStream:
         self._seed = seed
         self._retired = np.zeros((replicates, pool_size), dtype=bool)
         self._order = np.full((replicates, pool_size), -1, dtype=np.int64)
+        self._place = np.full((replicates, pool_size), -1, dtype=np.int64)
         self._position = np.zeros(replicates, dtype=np.int64)
         self._length = np.zeros(replicates, dtype=np.int64)
 
@@ -187,10 +212,16 @@ class PromptStream:
     def retire(self, prompts: IntArray) -> None:
         """Never draw these prompts (R, n) again; -1 is passed over."""
         rows, columns = np.nonzero(prompts >= 0)
-        self._retired[rows, prompts[rows, columns]] = True
-        ahead = np.arange(self.pool_size) >= self._position[:, None]
-        ahead &= np.arange(self.pool_size) < self._length[:, None]
-        self._compact(ahead & ~np.take_along_axis(self._retired, self._order, axis=1), slice(None))
+        retired = rows, prompts[rows, columns]
+        self._retired[retired] = True
+        ahead = self._place[retired] >= self._position[rows]  # most were drawn before they are retired
+        here = np.zeros(self.replicates, dtype=bool)
+        here[rows[ahead]] = True
+        if here.any():
+            places = np.arange(self.pool_size)
+            left = (places >= self._position[here, None]) & (places < self._length[here, None])
+            left &= ~np.take_along_axis(self._retired[here], self._order[here], axis=1)
+            self._compact(left, here)
 
     def state_dict(self) -> State:
         """All that a resumed run needs."""
@@ -211,6 +242,7 @@ class PromptStream:
         self._order = state["order"].copy()
         self._position = state["position"].copy()
         self._length = state["length"].copy()
+        self._place = np.argsort(self._order, axis=1)
 
     def _start_epoch(self, rows: BoolArray) -> None:
         self.epoch[rows] += 1
@@ -222,10 +254,11 @@ class PromptStream:
         alive = ~np.take_along_axis(self._retired[rows], self._order[rows], axis=1)
         self._compact(alive, rows)
 
-    def _compact(self, keep: BoolArray, rows: BoolArray | slice) -> None:
+    def _compact(self, keep: BoolArray, rows: BoolArray) -> None:
         """Move the kept prompts of each row to its front, in their order, and start there."""
         front = np.argsort(~keep, axis=1, kind="stable")
-        self._order[rows] = np.take_along_axis(self._order[rows], front, axis=1)
+        order = np.take_along_axis(self._order[rows], front, axis=1)
+        self._order[rows], self._place[rows] = order, np.argsort(order, axis=1)
         self._length[rows] = keep.sum(axis=1)
         self._position[rows] = 0
 
@@ -340,29 +373,40 @@ class Allocator(ABC):
 
 @dataclass
 class Ledger:
-    """What was generated, counted by the environment: it alone knows the bill.
+    """What was generated and what became of it, counted by the environment: it alone knows the bill.
 
-    `generated`, `stages` and `prompts` are totals (R,): rollouts, rounds of generation, and prompts
-    that got at least one rollout in a stage. `step_generated` (R,) is this step's. `held_successes`
-    and `held_failures` (R, Q) are rollouts that no update has used yet.
+    Totals (R,): `generated` rollouts, `trained` ones, `discarded` ones by name, `stages` (rounds of
+    generation) and `prompts` (that got at least one rollout in a stage). `step_generated` (R,) is this
+    step's. `held_successes` and `held_failures` (R, Q) are rollouts that no update has used yet,
+    discarded or not; `solved` (R, Q) says which prompts ever had a success.
     """
 
     replicates: int
     pool_size: int
     generated: IntArray = field(init=False)
+    trained: IntArray = field(init=False)
     stages: IntArray = field(init=False)
     prompts: IntArray = field(init=False)
     step_generated: IntArray = field(init=False)
     held_successes: IntArray = field(init=False)
     held_failures: IntArray = field(init=False)
+    solved: BoolArray = field(init=False)
+    discarded: dict[str, IntArray] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.generated, self.stages, self.prompts, self.step_generated = (
-            np.zeros(self.replicates, dtype=np.int64) for _ in range(4)
+        self.generated, self.trained, self.stages, self.prompts, self.step_generated = (
+            np.zeros(self.replicates, dtype=np.int64) for _ in range(5)
         )
         self.held_successes, self.held_failures = (
             np.zeros((self.replicates, self.pool_size), dtype=np.int64) for _ in range(2)
         )
+        self.solved = np.zeros((self.replicates, self.pool_size), dtype=bool)
+
+    @property
+    def held(self) -> IntArray:
+        """Rollouts (R,) neither trained on nor given up: still in some buffer."""
+        given_up = sum(self.discarded.values(), start=np.zeros_like(self.generated))
+        return self.generated - self.trained - given_up
 
     def open_step(self) -> None:
         """A new training step begins."""
@@ -376,15 +420,24 @@ class Ledger:
         self.stages += spent > 0
         self.prompts += (outcomes.counts > 0).sum(axis=1)
         rows, columns = np.nonzero(outcomes.counts)
-        held = (rows, outcomes.prompts[rows, columns])
+        place = (rows, outcomes.prompts[rows, columns])
         successes = outcomes.successes[rows, columns]
-        np.add.at(self.held_successes, held, successes)
-        np.add.at(self.held_failures, held, outcomes.counts[rows, columns] - successes)
+        np.add.at(self.held_successes, place, successes)
+        np.add.at(self.held_failures, place, outcomes.counts[rows, columns] - successes)
+        solved = successes > 0
+        self.solved[place[0][solved], place[1][solved]] = True
 
     def use(self, groups: Groups) -> None:
         """These rollouts enter the update. Raises ValueError, changing nothing, if they are not there."""
         rows, columns = np.nonzero(groups.prompts >= 0)
         place = (rows, groups.prompts[rows, columns])
+        if groups.reused is not None:
+            unknown = (groups.reused.counts[rows, columns] > 0) & ~self.solved[place]
+            if unknown.any():
+                first = np.argmax(unknown)
+                raise ValueError(
+                    f"reuses a success of prompt {place[1][first]} in replicate {rows[first]}, which had none"
+                )
         takings = [
             ("successes", self.held_successes, groups.successes[rows, columns]),
             ("failures", self.held_failures, groups.failures[rows, columns]),
@@ -402,6 +455,12 @@ class Ledger:
                     f"keeps {held[r, q] + lacking} {name} of prompt {q} in replicate {r}, "
                     f"of which {held[r, q]} were sampled"
                 )
+        self.trained += np.where(groups.prompts >= 0, groups.counts, 0).sum(axis=1)
+        for name, given_up in groups.discarded.items():
+            self.discarded[name] = self.discarded.get(name, 0) + given_up
+        if (self.held < 0).any():
+            r = int(np.argmin(self.held))
+            raise ValueError(f"gives up {-self.held[r]} rollouts more than it holds in replicate {r}")
 
 
 class Environment(ABC):

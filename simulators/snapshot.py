@@ -264,7 +264,7 @@ class SnapshotCell:
         allocator = begin(environment, self.allocator)
         for outcomes in history:
             allocator.observe(_repeated(outcomes, draws))
-        update = run_step(environment, allocator)
+        update = run_step(environment, allocator).measured
         if exact:
             return environment.exact(self.scenario.noise_ratio)
         return environment.sampled(update, draws, self.scenario.noise_ratio)

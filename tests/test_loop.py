@@ -71,7 +71,7 @@ class UntilSolvedAlone(UntilSolved):
 
 def test_a_step_goes_through_all_stages():
     environment, allocator = Coins(), UntilSolved()
-    measured = run_step(environment, begin(environment, allocator))
+    measured = run_step(environment, begin(environment, allocator)).measured
     trained = environment.updates[0]
     assert (measured["trained"][:, 0] == environment.ledger.generated).all()
     assert ((trained.counts == 2) | (trained.counts == 4)).all()

@@ -274,6 +274,6 @@ def test_a_step_is_driven_by_the_loop():
     """The environment of a snapshot honours the contract that real runs will."""
     world = environment(np.array([0.2, 0.8]), np.eye(2), "rloo", "prompt", 5)
     allocator = begin(world, allocators.create("uniform"))
-    measured = run_step(world, allocator)
+    measured = run_step(world, allocator).measured
     assert measured["signal"].shape == (5, 2)
     assert world.ledger.generated.tolist() == [99] * 5
