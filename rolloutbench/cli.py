@@ -1,7 +1,8 @@
-"""The command line: `rolloutbench list`, `solve` and `compare`."""
+"""The command line: `rolloutbench list`, `solve`, `compare` and `predict`."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -23,14 +24,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rolloutbench import __version__, tables
 from rolloutbench.allocators import allocators
 from rolloutbench.estimators import estimators
-from rolloutbench.experiment import BASELINE, MARKER, Cell, output_directory, run_cells, summarise
-from rolloutbench.metrics import SNAPSHOT_METRICS
+from rolloutbench.experiment import BASELINE, MARKER, Cell, output_directory, run_cells
+from rolloutbench.metrics import METRICS
 from rolloutbench.objectives import objectives
 from rolloutbench.predictors import predictors
 from rolloutbench.protocol import (
     MOST_ROLLOUTS,
     Aggregation,
-    Allocator,
     Budget,
     FloatArray,
     InputError,
@@ -39,12 +39,20 @@ from rolloutbench.protocol import (
 from rolloutbench.registry import Entry, Registry, nearest
 from rolloutbench.solvers import SOLVERS, Allocation, Problem, solve
 from rolloutbench.solvers.reference import reference
+from rolloutbench.studies import LearningStudy, PredictionStudy, SnapshotStudy, Study
 from rolloutbench.tabular import column, read_table
+from simulators.optimizers import optimizers
 from simulators.pools import Measured, difficulties
-from simulators.scenarios import DEFAULT_SCENARIOS, Scenario, scenarios
-from simulators.snapshot import MONTE_CARLO_DRAWS, snapshot_cells
+from simulators.scenarios import (
+    DEFAULT_SCENARIOS,
+    SNAPSHOT_SCENARIOS,
+    LearningScenario,
+    SnapshotScenario,
+    scenarios,
+)
+from simulators.snapshot import MONTE_CARLO_DRAWS
 
-DEFAULT_ALLOCATORS = (
+SNAPSHOT_ALLOCATORS = (
     "uniform",
     "uniform[divide=2]",
     "uniform[divide=4]",
@@ -59,6 +67,55 @@ DEFAULT_ALLOCATORS = (
     "weighted_uniform[of=vip]",
     "random",
 )
+DEFAULT_ALLOCATORS = (
+    "uniform",
+    "uniform[divide=2]",
+    "effective_count",
+    "vip",
+    "vip[predictor=oracle]",
+    "knapsack",
+    "coba",
+    "dapo",
+    "ar3po",
+    "pilot_commit",
+    "reinforce_ada",
+    "mopps",
+)
+ALL_ALLOCATORS = (
+    *DEFAULT_ALLOCATORS,
+    "uniform[divide=4]",
+    "vip[predictor=beta]",
+    "vip[predictor=ensemble]",
+    "vip[preset=paper]",
+    "vip[preset=released_code]",
+    "permuted[of=vip]",
+    "weighted_uniform[of=vip]",
+    "dapo[oversample=1,carry=true]",
+    "ar3po[reuse=none]",
+    "ar3po[reuse=I]",
+    "reinforce_ada[exit=positive]",
+    "reinforce_ada_est",
+    "pods",
+    "greso",
+    "speed",
+    "gvm",
+    "hit_utility",
+    "inverse_accuracy",
+    "inverse_variance",
+    "random",
+)
+DEFAULT_PREDICTORS = (
+    "beta",
+    "last_epoch",
+    "moving_average",
+    "global_mean",
+    "ridge",
+    "gp",
+    "gp[noise=0]",
+    "sparse_gp",
+    "kalman",
+    "ensemble",
+)
 REGISTRIES: dict[str, Registry[Any]] = {
     "allocator": allocators,
     "predictor": predictors,
@@ -66,6 +123,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "estimator": estimators,
     "scenario": scenarios,
     "difficulty": difficulties,
+    "optimizer": optimizers,
 }
 
 app = typer.Typer(
@@ -137,6 +195,26 @@ def _options(
     pass
 
 
+Scenarios = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scenario",
+        "-s",
+        help="Repeatable; see `list scenario`, or `all`, or `all-snapshots`. "
+        f"Default: {', '.join(DEFAULT_SCENARIOS)}.",
+        show_default=False,
+        metavar="SPEC",
+    ),
+]
+EstimatorName = Annotated[str, typer.Option(help="Advantage rule: see `list estimator`.")]
+AggregationName = Annotated[
+    str, typer.Option(help="`prompt`: mean over prompts; `rollout`: mean over all rollouts.")
+]
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.", min=0)]
+Jobs = Annotated[int, typer.Option(help="Processes. Results do not depend on it.", min=1)]
+Out = Annotated[Path, typer.Option(help="Directory for table, data and plots.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in --out.")]
+
 Kind = Enum("Kind", {name: name for name in [*REGISTRIES, "solver", "metric"]}, type=str)  # type: ignore[misc]
 
 
@@ -155,8 +233,7 @@ def list_registered(
         Entry(name, "", (solver.__doc__ or "").partition("\n")[0]) for name, solver in SOLVERS.items()
     ]
     found["metric"] = [
-        Entry(name, f"unit: {metric.unit or 'none'}", metric.meaning)
-        for name, metric in SNAPSHOT_METRICS.items()
+        Entry(name, f"unit: {metric.unit or 'none'}", metric.meaning) for name, metric in METRICS.items()
     ]
     if kind is not None:
         found = {kind.value: found[kind.value]}
@@ -292,39 +369,75 @@ def compare(
         typer.Option(
             "--allocator",
             "-a",
-            help="Repeatable; see `list allocator`. `uniform` is always in. Default: every method.",
+            help="Repeatable; see `list allocator`, or `all`. `uniform` is always in. Default: a dozen "
+            "methods and controls.",
             show_default=False,
             metavar="SPEC",
         ),
     ] = None,
-    scenario: Annotated[
-        list[str] | None,
+    scenario: Scenarios = None,
+    estimator: EstimatorName = "rloo",
+    aggregation: AggregationName = "prompt",
+    prompts: Annotated[
+        int | None,
         typer.Option(
-            "--scenario",
-            "-s",
-            help=f"Repeatable; see `list scenario`, or `all`. Default: {', '.join(DEFAULT_SCENARIOS)}.",
-            show_default=False,
-            metavar="SPEC",
+            help="Prompts per step. Default: the scenario's.", min=2, max=1_000_000, show_default=False
         ),
     ] = None,
-    estimator: Annotated[str, typer.Option(help="Advantage rule: see `list estimator`.")] = "rloo",
-    aggregation: Annotated[
-        str, typer.Option(help="`prompt`: mean over prompts; `rollout`: mean over all rollouts.")
-    ] = "prompt",
-    prompts: Annotated[int, typer.Option(help="Prompts per step.", min=2, max=1_000_000)] = 128,
-    group_size: Annotated[int, typer.Option(help="Rollouts per prompt on average.", min=1, max=10_000)] = 8,
-    replicates: Annotated[int, typer.Option(help="Paired seeds.", min=2, max=1_000_000)] = 128,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.", min=0)] = 0,
-    jobs: Annotated[int, typer.Option(help="Processes. Results do not depend on it.", min=1)] = 1,
-    out: Annotated[Path, typer.Option(help="Directory for table, data and plots.")] = Path(
-        "rolloutbench-compare"
-    ),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in --out.")] = False,
-    sort: Annotated[str, typer.Option(help="Metric that ranks: see `list metric`.")] = "snr",
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Rollouts per prompt on average. Default: the scenario's.",
+            min=1,
+            max=10_000,
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Training steps of uniform; others pay for as many rollouts. Default: the scenario's.",
+            min=1,
+            max=1_000_000,
+            show_default=False,
+        ),
+    ] = None,
+    learning_rates: Annotated[
+        str,
+        typer.Option(
+            help="Factors of the scenario's learning rate, as `0.5,1,2`: each allocator is then also shown "
+            "at its own best, chosen on other replicates than those it is judged by.",
+            metavar="FACTORS",
+        ),
+    ] = "1",
+    replicates: Annotated[
+        int | None,
+        typer.Option(
+            help="Paired seeds. Default: 32 training runs, or 128 snapshots.",
+            min=2,
+            max=1_000_000,
+            show_default=False,
+        ),
+    ] = None,
+    seed: Seed = 0,
+    jobs: Jobs = 1,
+    out: Out = Path("rolloutbench-compare"),
+    overwrite: Overwrite = False,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="Metric that ranks: see `list metric`. Default: area_over_rollouts, or snr for snapshots.",
+            show_default=False,
+        ),
+    ] = None,
+    snapshot: Annotated[
+        bool,
+        typer.Option("--snapshot", help="One step at frozen p instead of training: the default snapshots."),
+    ] = False,
     draws: Annotated[
         int | None,
         typer.Option(
-            help="Estimate moments from this many steps per replicate instead of enumerating them. "
+            help="Snapshots: estimate moments from this many steps per replicate, not by enumeration. "
             f"Allocators that are not one-shot always need it (then {MONTE_CARLO_DRAWS}).",
             min=2,
             max=100_000,
@@ -345,60 +458,124 @@ def compare(
     quick: Annotated[bool, typer.Option("--quick", help="16 replicates, for a first look.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Compare allocators at equal cost: how good is the gradient that each of them buys?
+    """Compare allocators at equal cost: who learns most from the rollouts it pays for?
 
-    Every allocator gets the same prompts, the same history and the same budget of generated rollouts in
-    each replicate, so differences are paired. Prints, for each scenario, the ratio to `uniform` with its
-    95% interval, best first, and writes `summary.csv`, `per_replicate.parquet` and plots.
+    Every allocator trains the same simulated policy on the same prompts, in paired replicates, until it
+    has paid for the same number of generated rollouts. Prints, for each scenario, rollouts and seconds to
+    a target, the area under accuracy and what was wasted, against `uniform` with 95% intervals, then a
+    ranking over all scenarios; writes `summary.csv`, `ranking.csv`, `per_replicate.parquet`,
+    `curves.parquet` and plots.
 
-    `rolloutbench compare -a vip -a knapsack[predictor=oracle] -s weak-v1 --estimator dr_grpo`
+    Scenarios whose names begin with `snapshot-` ask a smaller question exactly: how good is the gradient
+    that an allocator buys in one step at frozen success probabilities? `--snapshot` runs four of them.
+
+    `rolloutbench compare -a vip -a dapo[carry=true] -s u-shaped-v1 --learning-rates 0.5,1,2`
+
+    `rolloutbench compare --snapshot -a vip -a knapsack[predictor=oracle] --estimator dr_grpo`
     """
-    chosen_allocators = _chosen(allocators, [BASELINE, *(allocator or DEFAULT_ALLOCATORS)], implied=BASELINE)
-    chosen_scenarios = _scenarios(scenario, pass_rates, column_name, trials)
-    chosen_estimator = estimators.create(estimator)
-    if aggregation not in ("prompt", "rollout"):
-        raise InputError(f"--aggregation {aggregation}: prompt or rollout is expected")
-    if SNAPSHOT_METRICS.get(sort) is None or SNAPSHOT_METRICS[sort].better is None:
-        rankable = [name for name, metric in SNAPSHOT_METRICS.items() if metric.better]
+    chosen_scenarios, one_step = _scenarios(scenario, snapshot, pass_rates, column_name, trials)
+    specs = allocator or (SNAPSHOT_ALLOCATORS if one_step else DEFAULT_ALLOCATORS)
+    specs = [name for spec in specs for name in (ALL_ALLOCATORS if spec == "all" else [spec])]
+    common: dict[str, Any] = {
+        "allocators": _chosen(allocators, [BASELINE, *specs], implied=BASELINE),
+        "estimator_name": estimator,
+        "estimator": estimators.create(estimator),
+        "aggregation": _aggregation(aggregation),
+        "replicates": 16 if quick else replicates or (128 if one_step else 32),
+        "seed": seed,
+    }
+    study: Study
+    if one_step:
+        for option, given in (("--steps", steps), ("--learning-rates", learning_rates != "1")):
+            if given:
+                raise InputError(f"{option}: a snapshot does not train; see --help")
+        first = next(iter(chosen_scenarios.values()))
+        size, each = prompts or first.prompts, group_size or first.group_size
+        study = SnapshotStudy(
+            **common, scenarios=chosen_scenarios, budget=Budget(size, size * each), draws=draws
+        )
+    else:
+        if draws is not None:
+            raise InputError(f"--draws {draws}: only snapshots have moments; see --help")
+        changes = {"prompts": prompts, "group_size": group_size, "steps": steps}
+        study = LearningStudy(
+            **common,
+            scenarios=_changed(chosen_scenarios, {k: v for k, v in changes.items() if v is not None}),
+            rates=_rates(learning_rates),
+        )
+    _carry_out(study, sort, jobs, out, overwrite, as_json)
+
+
+@app.command()
+def predict(
+    predictor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--predictor",
+            "-p",
+            help="Repeatable; see `list predictor`. `uniform`, which knows nothing, is always in.",
+            show_default=False,
+            metavar="SPEC",
+        ),
+    ] = None,
+    scenario: Scenarios = None,
+    allocator: Annotated[
+        str, typer.Option("--allocator", "-a", help="Whose training run they watch.")
+    ] = BASELINE,
+    estimator: EstimatorName = "rloo",
+    aggregation: AggregationName = "prompt",
+    replicates: Annotated[int, typer.Option(help="Seeds.", min=2, max=1_000_000)] = 16,
+    seed: Seed = 0,
+    jobs: Jobs = 1,
+    out: Out = Path("rolloutbench-predict"),
+    overwrite: Overwrite = False,
+    sort: Annotated[str, typer.Option(help="Metric that ranks: see `list metric`.")] = "brier_later",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Compare predictors of the success probability along a training run.
+
+    All of them watch the same run. Before the rollouts of a step each says what it believes of the batch,
+    and is judged against the true chance of reward at that moment: mean absolute error, Brier score, log
+    loss, calibration, rank correlation. The first epoch, in which every prompt is new, is kept apart.
+
+    `rolloutbench predict -p gp -p beta -p ensemble -s u-shaped-v1`
+    """
+    chosen_scenarios, one_step = _scenarios(scenario, False, None, "", None)
+    if one_step:
+        raise InputError(f"--scenario {next(iter(chosen_scenarios))}: nothing is learned in a snapshot")
+    study = PredictionStudy(
+        allocators={allocator: allocators.create(allocator)},
+        estimator_name=estimator,
+        estimator=estimators.create(estimator),
+        aggregation=_aggregation(aggregation),
+        replicates=replicates,
+        seed=seed,
+        scenarios=chosen_scenarios,
+        predictors=_chosen(predictors, [BASELINE, *(predictor or DEFAULT_PREDICTORS)], implied=BASELINE),
+    )
+    _carry_out(study, sort, jobs, out, overwrite, as_json)
+
+
+def _carry_out(study: Study, sort: str | None, jobs: int, out: Path, overwrite: bool, as_json: bool) -> None:
+    """Run a study, leave its files, show its tables."""
+    sort = sort or study.default_sort
+    if study.metrics.get(sort) is None or study.metrics[sort].better is None:
+        rankable = [name for name, metric in study.metrics.items() if metric.better]
         raise InputError(f"--sort {sort}: no metric that ranks: {nearest(sort, rankable)}")
-    replicates = 16 if quick else replicates
-    budget = Budget(prompts, prompts * group_size)
-    how: Aggregation = "prompt" if aggregation == "prompt" else "rollout"
-    cells = snapshot_cells(
-        chosen_scenarios, chosen_allocators, chosen_estimator, how, budget, replicates, seed, draws
-    )
-    moments = _moments(chosen_allocators, draws)
-    conditions = (
-        f"{estimator}, aggregation {aggregation}, {prompts} prompts x {group_size} rollouts, "
-        f"{replicates} paired replicates, seed {seed}, {moments}"
-    )
+    command = {"command": shlex.join(["rolloutbench", *sys.argv[1:]]), "version": __version__}
     with output_directory(out, overwrite) as directory:
-        per_replicate = pd.concat(_with_progress(cells, jobs), ignore_index=True)
-        per_replicate = per_replicate[per_replicate.replicate < replicates].reset_index(drop=True)
-        summary = summarise(per_replicate)
-        record = {
-            "command": shlex.join(["rolloutbench", *sys.argv[1:]]),
-            "version": __version__,
-            "estimator": estimator,
-            "aggregation": aggregation,
-            "prompts": prompts,
-            "group_size": group_size,
-            "rollouts": budget.rollouts,
-            "replicates": replicates,
-            "seed": seed,
-            "moments": moments,
-            "scenarios": {name: repr(made) for name, made in chosen_scenarios.items()},
-            "allocators": {name: repr(made) for name, made in chosen_allocators.items()},
-        }
-        _write(directory, per_replicate, summary, record, sort, conditions)
+        ran = _with_progress(study.cells(), jobs)
+        summary = study.finish(ran, directory, sort)
+        record = command | study.record()
+        (directory / MARKER).write_text(json.dumps(record, indent=2) + "\n")
+        shown = study.tables(summary, directory, sort)
     if as_json:
         rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
         print(json.dumps({"conditions": record, "summary": rows, "out": str(out)}, indent=1))
         return
     console = tables.console()
-    for name in chosen_scenarios:
-        caption = f"{conditions}; ± half of a 95% interval"
-        console.print(tables.comparison(summary, name, sort, caption))
+    for table in shown:
+        console.print(table)
         console.print()
     console.print(
         f"table  {out / 'summary.csv'}\ndata   {out / 'per_replicate.parquet'}\nplots  {out / 'plots'}/",
@@ -406,12 +583,34 @@ def compare(
     )
 
 
-def _moments(chosen: dict[str, Allocator], draws: int | None) -> str:
-    """How the moments of the gradient are had."""
-    if draws:
-        return f"moments from {draws} steps"
-    sampled = [name for name, allocator in chosen.items() if not allocator.one_shot]
-    return "exact moments" + (f" (from {MONTE_CARLO_DRAWS} steps: {', '.join(sampled)})" if sampled else "")
+def _aggregation(name: str) -> Aggregation:
+    if name not in ("prompt", "rollout"):
+        raise InputError(f"--aggregation {name}: prompt or rollout is expected")
+    return "prompt" if name == "prompt" else "rollout"
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    """Factors of the learning rate; 1 is always among them."""
+    rates = {1.0}
+    for part in text.split(","):
+        try:
+            rate = float(part)
+        except ValueError:
+            rate = float("nan")
+        if not 0 < rate < 1e6:
+            raise InputError(f"--learning-rates: '{part.strip()}' is no number above 0")
+        rates.add(rate)
+    return tuple(sorted(rates))
+
+
+def _changed(chosen: dict[str, Any], changes: dict[str, int]) -> dict[str, Any]:
+    """Scenarios with other conditions than their names stand for."""
+    try:
+        return {name: dataclasses.replace(made, **changes) for name, made in chosen.items()}
+    except ValidationError as error:
+        problem = error.errors()[0]
+        inner = problem.get("ctx", {}).get("error", problem["msg"])
+        raise InputError(f"{', '.join(f'--{k} {v}' for k, v in changes.items())}: {inner}") from None
 
 
 def _chosen(registry: Registry[Any], specs: list[str], implied: str | None = None) -> dict[str, Any]:
@@ -429,21 +628,35 @@ def _chosen(registry: Registry[Any], specs: list[str], implied: str | None = Non
 
 
 def _scenarios(
-    specs: list[str] | None, pass_rates: Path | None, column_name: str, trials: str | None
-) -> dict[str, Scenario]:
-    """Scenarios by name; `measured` from a file of pass rates."""
+    specs: list[str] | None, snapshot: bool, pass_rates: Path | None, column_name: str, trials: str | None
+) -> tuple[dict[str, Any], bool]:
+    """Scenarios by name, `measured` from a file of pass rates, and whether they are snapshots."""
     if specs is None:
-        specs = [] if pass_rates else list(DEFAULT_SCENARIOS)
-    specs = [name for spec in specs for name in (scenarios.names() if spec == "all" else [spec])]
-    chosen: dict[str, Scenario] = _chosen(scenarios, specs)
+        specs = [] if pass_rates else list(SNAPSHOT_SCENARIOS if snapshot else DEFAULT_SCENARIOS)
+    every = {"all": LearningScenario, "all-snapshots": SnapshotScenario}
+    kinds = {name: type(scenarios.create(name)) for name in scenarios.names()}
+    named: list[str] = []
+    for spec in specs:
+        named += [name for name in kinds if kinds[name] is every[spec]] if spec in every else [spec]
+    chosen: dict[str, Any] = _chosen(scenarios, named)
+    one_step = {isinstance(made, SnapshotScenario) for made in chosen.values()} | (
+        {True} if snapshot else set()
+    )
+    if len(one_step) > 1:
+        raise InputError(
+            f"--scenario {', '.join(chosen)}: training runs and snapshots answer different questions; "
+            "one kind is expected"
+        )
+    is_snapshot = one_step == {True}
     if pass_rates is None:
         if trials:
             raise InputError(f"--trials {trials}: needs --pass-rates")
-        return chosen
+        return chosen, is_snapshot
     table = read_table(pass_rates)
     rates = column(table, column_name, pass_rates, 0, 1)
     tried = None if trials is None else column(table, trials, pass_rates, low=1, whole=True)
-    return chosen | {"measured": Scenario(f"pass rates of {pass_rates}", Measured(rates, tried))}
+    make = SnapshotScenario if is_snapshot else LearningScenario
+    return chosen | {"measured": make(f"pass rates of {pass_rates}", Measured(rates, tried))}, is_snapshot
 
 
 def _with_progress(cells: Sequence[Cell], jobs: int) -> list[pd.DataFrame]:
@@ -454,38 +667,15 @@ def _with_progress(cells: Sequence[Cell], jobs: int) -> list[pd.DataFrame]:
         for result in run_cells(cells, jobs):
             done.append(result)
             if len(done) * 5 // len(cells) > (len(done) - 1) * 5 // len(cells):
-                console.print(f"compare: {len(done)} of {len(cells)} cells")
+                console.print(f"{len(done)} of {len(cells)} cells")
         return done
-    layout = (TextColumn("comparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    layout = (TextColumn("running"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*layout, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(cells))
         for result in run_cells(cells, jobs):
             done.append(result)
             progress.advance(task)
     return done
-
-
-def _write(
-    directory: Path,
-    per_replicate: pd.DataFrame,
-    summary: pd.DataFrame,
-    record: dict[str, Any],
-    sort: str,
-    conditions: str,
-) -> None:
-    """The files of a comparison."""
-    from rolloutbench.plotting import comparison as plots  # matplotlib takes a second to import
-
-    summary.to_csv(directory / "summary.csv", index=False)
-    per_replicate.to_parquet(directory / "per_replicate.parquet", index=False)
-    (directory / MARKER).write_text(json.dumps(record, indent=2) + "\n")
-    (directory / "plots").mkdir()
-    for name, figure in (
-        ("allocation_against_success", plots.allocation_against_success(summary, conditions)),
-        (f"{sort}_ratio_to_uniform", plots.ratio_to_uniform(summary, sort, conditions)),
-        ("cost_against_gain", plots.cost_against_gain(summary, conditions)),
-    ):
-        plots.save(figure, directory / "plots", name)
 
 
 if __name__ == "__main__":

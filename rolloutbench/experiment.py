@@ -68,10 +68,11 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def summarise(per_replicate: pd.DataFrame) -> pd.DataFrame:
-    """Mean and ratio to uniform of every metric, each with its 95% interval from paired replicates.
+    """Mean, ratio to and difference from uniform of every metric, with 95% intervals, paired by replicate.
 
-    Columns: scenario, allocator, metric, estimate, low, high, replicates, ratio, ratio_low, ratio_high.
-    Rows keep the order in which scenarios, allocators and metrics first appear.
+    Columns: scenario, allocator, metric, estimate, low, high, replicates, ratio, ratio_low, ratio_high,
+    difference, difference_low, difference_high. Rows keep the order in which scenarios, allocators and
+    metrics first appear.
     """
     keys = ["scenario", "allocator", "metric"]
     wide = per_replicate.pivot_table(
@@ -83,6 +84,7 @@ def summarise(per_replicate: pd.DataFrame) -> pd.DataFrame:
     uniform = pd.MultiIndex.from_frame(index.assign(allocator=BASELINE))
     baseline = wide.reindex(uniform).to_numpy(dtype=np.float64)
     mean, ratio = mean_interval(values), ratio_interval(values, baseline)
+    difference = mean_interval(values - baseline)
     return index.assign(
         estimate=mean.estimate,
         low=mean.low,
@@ -91,6 +93,9 @@ def summarise(per_replicate: pd.DataFrame) -> pd.DataFrame:
         ratio=ratio.estimate,
         ratio_low=ratio.low,
         ratio_high=ratio.high,
+        difference=difference.estimate,
+        difference_low=difference.low,
+        difference_high=difference.high,
     )
 
 

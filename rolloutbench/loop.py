@@ -64,7 +64,6 @@ def run_step(environment: Environment, allocator: Allocator) -> Step:
     """
     environment.ledger.open_step()
     plan = allocator.plan(environment.stream, environment.setting.budget)
-    seen: list[Outcomes] = []
     clock = time.perf_counter
     started, elsewhere = clock(), 0.0
     try:
@@ -72,13 +71,14 @@ def run_step(environment: Environment, allocator: Allocator) -> Step:
         while True:
             paused = clock()
             _check_request(environment, allocator, request)
-            seen.append(environment.rollout(request))
+            sampled = environment.rollout(request)
             elsewhere += clock() - paused
-            request = plan.send(seen[-1])
+            request = plan.send(sampled)
     except StopIteration as end:
         groups = end.value
     seconds = clock() - started - elsewhere
     _check_groups(environment, allocator, groups)
+    seen = environment.ledger.step_outcomes
     outcomes = Outcomes.merged(seen) if seen else None
     if outcomes is not None:
         started = clock()

@@ -10,13 +10,16 @@ estimators; `knapsack` is Knapsack RL (arXiv 2509.25849, Prop. 1); `hit` is HORA
 (arXiv 2605.07114); `coba` is CoBA-RL (arXiv 2602.03048). The noise factor of `grpo`, which VIP leaves
 out, is the same enumeration. It has no diminishing returns: at small p more rollouts bring more noise,
 because they bring more signal.
+
+All take p as known. `expected` takes a belief about p instead, and gives the expectation under it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -31,11 +34,12 @@ from rolloutbench.estimators import (
     Reinforce,
     moment_table,
 )
-from rolloutbench.protocol import Estimator, FloatArray, IntArray
+from rolloutbench.protocol import Belief, Estimator, FloatArray, IntArray
 from rolloutbench.registry import PARAMETERS, Registry
 
 Number = IntArray | FloatArray
 Demand = Callable[[FloatArray], FloatArray]
+Linear = Literal["p", "p(1-p)", None]
 
 
 class Objective(ABC):
@@ -45,6 +49,8 @@ class Objective(ABC):
     """Whether more is better (a gain) or less (a loss)."""
     smallest: ClassVar[int] = 0
     """Counts 0 < n < smallest are not allowed; no rollouts at all (n = 0) may be."""
+    linear_in: ClassVar[Linear] = None
+    """The only function of p that the value depends on, and linearly, for every n; None if there is none."""
 
     @property
     @abstractmethod
@@ -155,6 +161,7 @@ class Inverse(ClosedForm):
 class RLOONoise(Inverse):
     """Noise factor of RLOO, p(1-p)/(n-1): VIP's objective (Prop. 4.3)."""
 
+    linear_in: ClassVar[Linear] = "p(1-p)"
     smallest: ClassVar[int] = 2
     shift: ClassVar[int] = 1
 
@@ -163,6 +170,7 @@ class RLOONoise(Inverse):
 class ReinforceNoise(Inverse):
     """Noise factor of REINFORCE without baseline, p/n."""
 
+    linear_in: ClassVar[Linear] = "p"
     smallest: ClassVar[int] = 1
 
     def scale(self, p: FloatArray) -> FloatArray:
@@ -174,6 +182,7 @@ class ReinforceNoise(Inverse):
 class SuccessRate(Inverse):
     """Variance of the measured success rate, p(1-p)/n: what VIP's released code minimises."""
 
+    linear_in: ClassVar[Linear] = "p(1-p)"
     smallest: ClassVar[int] = 1
     without_rollouts: ClassVar[float] = np.inf  # then nothing is known
 
@@ -182,6 +191,7 @@ class SuccessRate(Inverse):
 class DrGRPONoise(ClosedForm):
     """Noise factor of Dr. GRPO, p(1-p)(n-1)/n^2: VIP's objective (Prop. 4.2). Convex from n = 3."""
 
+    linear_in: ClassVar[Linear] = "p(1-p)"
     smallest: ClassVar[int] = 2
 
     @property
@@ -393,3 +403,78 @@ def noise_objective(estimator: Estimator) -> Objective:
             return GRPONoise(estimator.ddof, estimator.eps)
         case _:
             raise TypeError(f"no noise objective for {estimator}")
+
+
+QUADRATURE = 16
+"""Nodes for expectations under a Beta distribution: exact for polynomials up to degree 31."""
+
+
+@plain_dataclass(frozen=True)
+class Expected(Objective):
+    """The expectation of another objective under Beta beliefs of the stated `variance` (R, B).
+
+    Its p (R, B) is the beliefs' mean. A mean of convex functions is convex, so diminishing returns stay.
+    """
+
+    of: Objective
+    variance: FloatArray
+
+    def __post_init__(self) -> None:
+        """What the class variables say, the other says."""
+        for name in ("maximise", "smallest"):
+            object.__setattr__(self, name, getattr(self.of, name))
+
+    @property
+    def convex_from(self) -> int | None:
+        """The other's."""
+        return self.of.convex_from
+
+    def table(self, p: FloatArray, upper: int) -> FloatArray:
+        """Expected values (..., upper + 1) at mean p (...), which is shaped as the variance."""
+        nodes, weights = beta_quadrature(p, self.variance)
+        total = np.zeros((*p.shape, upper + 1))
+        weights = np.maximum(weights, np.finfo(np.float64).tiny)  # a count not allowed stays infinitely bad
+        for node, weight in zip(np.moveaxis(nodes, -1, 0), np.moveaxis(weights, -1, 0), strict=True):
+            total += weight[..., None] * self.of.table(node, upper)
+        return total
+
+
+def beta_quadrature(mean: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Gauss nodes and weights (..., 16) of Beta distributions with this mean and variance (...).
+
+    By Golub & Welsch (1969): the nodes are eigenvalues of a tridiagonal matrix made of the recurrence of
+    the Jacobi polynomials, here on [0, 1]. A variance too great for any Beta is cut to the greatest.
+    """
+    spread = mean * (1 - mean)
+    total = np.clip(spread / np.maximum(variance, 1e-300) - 1, 1e-9, 1e9)[..., None]
+    alpha, beta = mean[..., None] * total, (1 - mean)[..., None] * total
+    k = np.arange(1, QUADRATURE)
+    middle = 2 * k + total - 2
+    diagonal = (alpha - beta) * (total - 2) / (middle * (middle + 2))
+    diagonal = np.concatenate([mean[..., None], (1 + diagonal) / 2], axis=-1)
+    # At k = 1 the factors k + total - 2 and middle - 1 are the same and cancel.
+    ratio = np.where(k == 1, 1.0, (k + total - 2) / np.where(k == 1, 1.0, middle - 1))
+    squares = k * (k + alpha - 1) * (k + beta - 1) * ratio / (middle**2 * (middle + 1))
+    matrix = np.zeros((*mean.shape, QUADRATURE, QUADRATURE))
+    rows = np.arange(QUADRATURE)
+    matrix[..., rows, rows] = diagonal
+    matrix[..., rows[1:], rows[:-1]] = np.sqrt(squares)
+    nodes, vectors = np.linalg.eigh(matrix)
+    return np.clip(nodes, 0.0, 1.0), vectors[..., 0, :] ** 2
+
+
+def expected(objective: Objective, belief: Belief) -> tuple[Objective, FloatArray]:
+    """An objective, and the p (R, B) at which its value is the expectation under the belief.
+
+    Where the value is linear in p that is the mean; where it is linear in p(1-p), the p with
+    p(1-p) = m(1-m) - v; both are exact for any distribution. Else it is `Expected`, for a Beta.
+    """
+    mean, variance = belief.mean, belief.variance
+    match objective.linear_in:
+        case "p":
+            return objective, mean
+        case "p(1-p)":
+            spread = np.maximum(mean * (1 - mean) - variance, 0.0)
+            return objective, (1 - np.sqrt(np.maximum(1 - 4 * spread, 0.0))) / 2
+        case None:
+            return Expected(objective, variance), mean

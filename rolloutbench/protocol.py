@@ -19,6 +19,8 @@ import numpy.typing as npt
 IntArray: TypeAlias = npt.NDArray[np.int64]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
+FeatureArray: TypeAlias = npt.NDArray[np.floating[Any]]
+"""Single or double precision."""
 State: TypeAlias = dict[str, Any]
 
 Aggregation: TypeAlias = Literal["prompt", "rollout"]
@@ -93,7 +95,9 @@ class Outcomes:
         """
         first = parts[0]
         if all(np.array_equal(part.prompts, first.prompts) for part in parts[1:]):
-            return sum(parts[1:], start=first)
+            ordered = np.sort(first.prompts, axis=1)
+            if not ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
+                return sum(parts[1:], start=first)
         prompts = np.concatenate([part.prompts for part in parts], axis=1)
         counts = np.concatenate([part.counts for part in parts], axis=1)
         successes = np.concatenate([part.successes for part in parts], axis=1)
@@ -174,7 +178,8 @@ class Belief:
 class PromptStream:
     """Prompts in shuffled epochs, for R replicates; the same seed gives the same order to everyone.
 
-    The order of epoch e depends only on the seed sequence and e, never on who draws how much. As in
+    The order of a replicate's epoch depends only on the seed sequence, the epoch and the replicate, never
+    on who draws how much. As in
     the data loaders of RLVR trainers, an epoch whose rest cannot fill a draw ends early. `epoch` (R,)
     counts from 0; `drawn` (R, Q) says which prompts were ever drawn.
     """
@@ -246,18 +251,17 @@ class PromptStream:
 
     def _start_epoch(self, rows: BoolArray) -> None:
         self.epoch[rows] += 1
-        for epoch in np.unique(self.epoch[rows]):
-            turning = rows & (self.epoch == epoch)
-            seed = np.random.SeedSequence(self._seed.entropy, spawn_key=(*self._seed.spawn_key, int(epoch)))
-            keys = np.random.default_rng(seed).random((self.replicates, self.pool_size))
-            self._order[turning] = np.argsort(keys[turning], axis=1)
-        alive = ~np.take_along_axis(self._retired[rows], self._order[rows], axis=1)
-        self._compact(alive, rows)
+        for r in np.flatnonzero(rows):  # few at a time, and rarely: epochs turn when they end
+            key = (*self._seed.spawn_key, int(self.epoch[r]), int(r))
+            seed = np.random.SeedSequence(self._seed.entropy, spawn_key=key)
+            self._order[r] = np.random.default_rng(seed).permutation(self.pool_size)
+        self._compact(~np.take_along_axis(self._retired[rows], self._order[rows], axis=1), rows)
 
     def _compact(self, keep: BoolArray, rows: BoolArray) -> None:
         """Move the kept prompts of each row to its front, in their order, and start there."""
-        front = np.argsort(~keep, axis=1, kind="stable")
-        order = np.take_along_axis(self._order[rows], front, axis=1)
+        order = self._order[rows]
+        if not keep.all():
+            order = np.take_along_axis(order, np.argsort(~keep, axis=1, kind="stable"), axis=1)
         self._order[rows], self._place[rows] = order, np.argsort(order, axis=1)
         self._length[rows] = keep.sum(axis=1)
         self._position[rows] = 0
@@ -289,7 +293,7 @@ class Setting:
     replicates: int
     pool_size: int
     rng: np.random.Generator
-    features: FloatArray | None = None
+    features: FeatureArray | None = None
     success_probability: Callable[[IntArray], FloatArray] | None = None
 
     def split(self) -> list[Setting]:
@@ -377,8 +381,8 @@ class Ledger:
 
     Totals (R,): `generated` rollouts, `trained` ones, `discarded` ones by name, `stages` (rounds of
     generation) and `prompts` (that got at least one rollout in a stage). `step_generated` (R,) is this
-    step's. `held_successes` and `held_failures` (R, Q) are rollouts that no update has used yet,
-    discarded or not; `solved` (R, Q) says which prompts ever had a success.
+    step's, `step_outcomes` its stages. `held_successes` and `held_failures` (R, Q) are rollouts that no
+    update has used yet, discarded or not; `solved` (R, Q) says which prompts ever had a success.
     """
 
     replicates: int
@@ -392,6 +396,7 @@ class Ledger:
     held_failures: IntArray = field(init=False)
     solved: BoolArray = field(init=False)
     discarded: dict[str, IntArray] = field(init=False, default_factory=dict)
+    step_outcomes: list[Outcomes] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.generated, self.trained, self.stages, self.prompts, self.step_generated = (
@@ -411,49 +416,52 @@ class Ledger:
     def open_step(self) -> None:
         """A new training step begins."""
         self.step_generated = np.zeros(self.replicates, dtype=np.int64)
+        self.step_outcomes = []
 
     def record(self, outcomes: Outcomes) -> None:
         """One stage was generated."""
         spent = outcomes.counts.sum(axis=1)
         self.generated += spent
         self.step_generated += spent
+        self.step_outcomes.append(outcomes)
         self.stages += spent > 0
         self.prompts += (outcomes.counts > 0).sum(axis=1)
-        rows, columns = np.nonzero(outcomes.counts)
-        place = (rows, outcomes.prompts[rows, columns])
+        place, rows, columns = self._places(outcomes.prompts, outcomes.counts > 0)
         successes = outcomes.successes[rows, columns]
-        np.add.at(self.held_successes, place, successes)
-        np.add.at(self.held_failures, place, outcomes.counts[rows, columns] - successes)
-        solved = successes > 0
-        self.solved[place[0][solved], place[1][solved]] = True
+        np.add.at(self.held_successes.ravel(), place, successes)
+        np.add.at(self.held_failures.ravel(), place, outcomes.counts[rows, columns] - successes)
+        self.solved.ravel()[place[successes > 0]] = True
+
+    def _places(self, prompts: IntArray, where: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
+        """Where prompts (R, B) lie in a flattened (R, Q) array, and in (R, B) themselves."""
+        rows, columns = np.nonzero(where)
+        return rows * self.pool_size + prompts[rows, columns], rows, columns
 
     def use(self, groups: Groups) -> None:
         """These rollouts enter the update. Raises ValueError, changing nothing, if they are not there."""
-        rows, columns = np.nonzero(groups.prompts >= 0)
-        place = (rows, groups.prompts[rows, columns])
+        place, rows, columns = self._places(groups.prompts, groups.prompts >= 0)
         if groups.reused is not None:
-            unknown = (groups.reused.counts[rows, columns] > 0) & ~self.solved[place]
+            unknown = (groups.reused.counts[rows, columns] > 0) & ~self.solved.ravel()[place]
             if unknown.any():
-                first = np.argmax(unknown)
-                raise ValueError(
-                    f"reuses a success of prompt {place[1][first]} in replicate {rows[first]}, which had none"
-                )
+                r, q = divmod(int(place[np.argmax(unknown)]), self.pool_size)
+                raise ValueError(f"reuses a success of prompt {q} in replicate {r}, which had none")
         takings = [
-            ("successes", self.held_successes, groups.successes[rows, columns]),
-            ("failures", self.held_failures, groups.failures[rows, columns]),
+            ("successes", self.held_successes.ravel(), groups.successes[rows, columns]),
+            ("failures", self.held_failures.ravel(), groups.failures[rows, columns]),
         ]
         for _, held, taken in takings:
             np.subtract.at(held, place, taken)
         for name, held, _ in takings:
             short = np.flatnonzero(held[place] < 0)
             if len(short):
-                r, q = rows[short[0]], place[1][short[0]]
-                lacking = -held[r, q]
+                lacking = -held[place[short[0]]]
                 for _, other, taken in takings:
                     np.add.at(other, place, taken)
+                r, q = divmod(int(place[short[0]]), self.pool_size)
+                there = held[place[short[0]]]
                 raise ValueError(
-                    f"keeps {held[r, q] + lacking} {name} of prompt {q} in replicate {r}, "
-                    f"of which {held[r, q]} were sampled"
+                    f"keeps {there + lacking} {name} of prompt {q} in replicate {r}, "
+                    f"of which {there} were sampled"
                 )
         self.trained += np.where(groups.prompts >= 0, groups.counts, 0).sum(axis=1)
         for name, given_up in groups.discarded.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,17 +13,47 @@ from rich.table import Table
 from rich.text import Text
 
 from rolloutbench.experiment import BASELINE
-from rolloutbench.metrics import SNAPSHOT_METRICS
+from rolloutbench.metrics import METRICS, TUNED_PREFIX
 from rolloutbench.registry import Entry
 
-RATIOS = {"snr": "SNR\nratio", "mse": "MSE\nratio", "noise_variance": "noise var.\nratio"}
-"""Columns of ratios to uniform: metric and heading."""
-LEVELS = {
-    "effective_ratio": "effective\ngroups",
-    "wasted_ratio": "wasted\nrollouts",
-    "generated_per_prompt": "rollouts\nper prompt",
-}
-"""Columns of means: metric and heading."""
+
+class Column(NamedTuple):
+    """A column of a comparison: a metric's `ratio` to uniform, its `difference` in points, or its `level`."""
+
+    metric: str
+    heading: str
+    shown: str
+
+
+SNAPSHOT_COLUMNS = (
+    Column("snr", "SNR\nratio", "ratio"),
+    Column("mse", "MSE\nratio", "ratio"),
+    Column("noise_variance", "noise var.\nratio", "ratio"),
+    Column("effective_ratio", "effective\ngroups", "level"),
+    Column("wasted_ratio", "wasted\nrollouts", "level"),
+    Column("generated_per_prompt", "rollouts\nper prompt", "level"),
+)
+LEARNING_COLUMNS = (
+    Column("rollouts_to_50", "rollouts to\n50% of gain", "ratio"),
+    Column("rollouts_to_90", "rollouts to\n90% of gain", "ratio"),
+    Column("seconds_to_90", "seconds to\n90% of gain", "ratio"),
+    Column("area_over_rollouts", "area over\nrollouts", "ratio"),
+    Column("accuracy_at_rollouts", "points at\n= rollouts", "difference"),
+    Column("accuracy_at_steps", "points at\n= steps", "difference"),
+    Column("wasted_ratio", "wasted\nrollouts", "level"),
+    Column("rollouts_per_step", "rollouts\nper step", "level"),
+)
+PREDICTION_COLUMNS = tuple(
+    Column(f"{score}_{phase}", f"{heading}\n{when}", "level")
+    for phase, when in (("first_epoch", "1st epoch"), ("later", "later"))
+    for score, heading in (
+        ("mae", "MAE"),
+        ("brier", "Brier"),
+        ("log_loss", "log loss"),
+        ("calibration_error", "calibr."),
+        ("rank_correlation", "rank corr."),
+    )
+)
 
 
 def console(stderr: bool = False) -> Console:
@@ -33,34 +64,74 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=132, highlight=False, markup=False, emoji=False, no_color=True)
 
 
-def comparison(summary: pd.DataFrame, scenario: str, sort: str, caption: str) -> Table:
-    """One scenario: every allocator against uniform, best first by the metric `sort`."""
+def comparison(
+    summary: pd.DataFrame,
+    scenario: str,
+    sort: str,
+    caption: str,
+    columns: Sequence[Column] = SNAPSHOT_COLUMNS,
+    who: str = "allocator",
+) -> Table:
+    """One scenario: everyone against uniform, best first by the metric `sort`."""
     here = summary[summary.scenario == scenario]
-    by_metric = {  # an allocator whose metric is never defined has no row in the summary, but one here
+    if sort not in [column.metric for column in columns]:
+        columns = [Column(sort, f"{sort}\nratio", "ratio"), *columns]
+    by_metric = {  # one whose metric is never defined has no row in the summary, but one here
         metric: here[here.metric == metric].set_index("allocator").reindex(here.allocator.unique())
-        for metric in (sort, *RATIOS, *LEVELS)
+        for metric in (sort, *(column.metric for column in columns))
     }
-    higher_is_better = SNAPSHOT_METRICS[sort].better == "higher"
-    ranking = by_metric[sort].ratio.sort_values(ascending=not higher_is_better, kind="stable")
-    ratios = RATIOS if sort in RATIOS else {sort: f"{sort}\nratio"} | RATIOS
+    higher_is_better = METRICS[sort.removeprefix(TUNED_PREFIX)].better == "higher"
+    ranked_by = by_metric[sort].ratio if by_metric[sort].ratio.notna().any() else by_metric[sort].estimate
+    ranking = ranked_by.sort_values(ascending=not higher_is_better, kind="stable")
     table = Table(
         title=scenario, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD
     )
-    table.add_column("allocator", no_wrap=True)
+    table.add_column(who, no_wrap=True)
     table.add_column("against\nuniform", no_wrap=True)
-    for heading in [*ratios.values(), *LEVELS.values()]:
-        table.add_column(heading, justify="right")
+    for column in columns:
+        table.add_column(column.heading, justify="right", no_wrap=True)
     for allocator in ranking.index:
         verdict, style = _verdict(by_metric[sort].loc[allocator], higher_is_better)
         name = Text(allocator, style="bold" if allocator == BASELINE else "")
         cells = [name, Text("" if allocator == BASELINE else verdict, style=style)]
-        for metric in ratios:
-            row = by_metric[metric].loc[allocator]
-            cells.append(_number(row.ratio, row.ratio_high))
-        for metric in LEVELS:
-            row = by_metric[metric].loc[allocator]
-            cells.append(_number(row.estimate, row.high))
+        cells += [_shown(by_metric[column.metric].loc[allocator], column) for column in columns]
         table.add_row(*cells)
+    return table
+
+
+def _shown(row: pd.Series, column: Column) -> Text:
+    if column.shown == "ratio":
+        return _number(row.ratio, row.ratio_high)
+    if column.shown == "difference":  # of accuracies, in percentage points
+        points, high = 100 * row.difference, 100 * row.difference_high
+        return Text(f"{points:+.1f} ±{high - points:.1f}" if high - points > 5e-5 else f"{points:.4g}")
+    return _number(row.estimate, row.high)
+
+
+def across_scenarios(ranking: pd.DataFrame, caption: str) -> Table:
+    """Everyone over all scenarios at once, best mean rank first; see `curves.across_scenarios`."""
+    critical = ranking.critical_difference.iloc[0]
+    apart = f"mean ranks differ where they are more than {critical:.2f} apart (Nemenyi, 95%)"
+    table = Table(
+        title="all scenarios",
+        title_justify="left",
+        caption=f"{caption}\n{apart}",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("allocator", no_wrap=True)
+    for heading in ("mean\nrank", "beats\nuniform", "mean of\nratios", "mean of\nIQM ratios"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in ranking.itertuples():
+        table.add_row(
+            Text(str(row.allocator), style="bold" if row.allocator == BASELINE else ""),
+            f"{row.mean_rank:.2f}",
+            ""
+            if row.allocator == BASELINE
+            else f"{row.better:.2f} [{row.better_low:.2f}, {row.better_high:.2f}]",
+            f"{row.ratio:.3f} [{row.ratio_low:.3f}, {row.ratio_high:.3f}]",
+            f"{row.iqm_ratio:.3f} [{row.iqm_ratio_low:.3f}, {row.iqm_ratio_high:.3f}]",
+        )
     return table
 
 
@@ -80,7 +151,8 @@ def _number(estimate: float, high: float) -> Text:
     if not np.isfinite(estimate):
         return Text("n/a")
     half = high - estimate
-    return Text(f"{estimate:.3f} ±{half:.3f}" if half > 5e-7 else f"{estimate:.4g}")
+    digits = 3 if abs(estimate) < 100 else 0
+    return Text(f"{estimate:.{digits}f} ±{half:.{digits}f}" if half > 5e-7 else f"{estimate:.4g}")
 
 
 def registered(kind: str, entries: Iterable[Entry]) -> Table:

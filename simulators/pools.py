@@ -129,6 +129,13 @@ class Pool:
         """Each replicate `times` times in a row."""
         return Pool(np.repeat(self.success, times, axis=0), np.repeat(self.features, times, axis=0))
 
+    def split(self, size: int) -> tuple[Pool, Pool]:
+        """The first `size` prompts, and the others; copies, so that prompts lie side by side."""
+        return (
+            Pool(self.success[:, :size].copy(), self.features[:, :size].copy()),
+            Pool(self.success[:, size:].copy(), self.features[:, size:].copy()),
+        )
+
 
 def draw_pool(
     difficulty: Difficulty,
@@ -138,14 +145,21 @@ def draw_pool(
     dimension: int,
     skills: int,
     predictability: float,
+    conflict: float = 0.0,
 ) -> Pool:
     """Draw a pool for each replicate.
 
     A feature vector is the unit vector of its skill plus Gaussian noise of equal length, normalised.
     Success probabilities are dealt to the prompts by the rank of a latent ease, whose variance is to
     the share `predictability` that of a direction in feature space; their distribution stays exact.
+    With `conflict` every second skill points against the one before it: their centres' cosine is then
+    about -conflict, and what is learned for one is lost for the other.
     """
     centres = _unit(rng.standard_normal((replicates, skills, dimension)))
+    if conflict:
+        pairs = skills // 2
+        first, second = centres[:, 0 : 2 * pairs : 2], centres[:, 1 : 2 * pairs : 2]
+        centres[:, 1 : 2 * pairs : 2] = _unit(np.sqrt(1 - conflict**2) * second - conflict * first)
     skill = rng.integers(skills, size=(replicates, size))
     noise = rng.standard_normal((replicates, size, dimension)) / np.sqrt(dimension)
     features = _unit(np.take_along_axis(centres, skill[..., None], axis=1) + noise)

@@ -1,18 +1,29 @@
 """Named, versioned conditions. A number may change only together with the version in the name.
 
-`noise_ratio` is d sigma^2 / |phi|^2, the noise of one rollout's score against its signal. It is best
-read as the cosine between a batch's gradient and the true one, which every comparison reports.
+Names that begin with `snapshot-` are of one step at frozen success probabilities (snapshot.py), the
+others of a whole training run (learning.py). `noise_ratio` is d sigma^2 / |phi|^2, the noise of one
+rollout's score against its signal. It is best read as the cosine between a batch's gradient and the
+true one, which every comparison reports, and which the summaries of the learning scenarios state for
+uniform RLOO in the first 25 steps.
+
+The learning rate of a scenario is near the best for uniform RLOO, by area under its curve; a comparison
+may sweep it. Targets are shares of the gain in accuracy that a reference run makes in `steps` steps:
+uniform, the scenario's own learning rate, other random numbers than those of any compared run.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import cached_property
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from rolloutbench.protocol import Budget, FloatArray, InputError
 from rolloutbench.registry import PARAMETERS, Registry
+from simulators.clock import Clock
+from simulators.optimizers import SGD, Adam, OptimizerSpec
 from simulators.pools import (
     BetaDifficulty,
     Dead,
@@ -25,11 +36,13 @@ from simulators.pools import (
 
 
 @dataclass(config=PARAMETERS, frozen=True)
-class Scenario:
+class SnapshotScenario:
     """Conditions of a comparison: the prompts, the noise, and what was seen of them before."""
 
     summary: str = Field(repr=False)
     difficulty: DifficultySpec = "beta"  # type: ignore[assignment]
+    prompts: Annotated[int, Field(ge=2, le=1_000_000)] = 128
+    group_size: Annotated[int, Field(ge=1, le=10_000)] = 8
     visits: Annotated[int, Field(ge=0, le=1000)] = 1
     noise_ratio: Annotated[float, Field(ge=0, le=1e9)] = 30.0
     dimension: Annotated[int, Field(ge=1)] = 32
@@ -43,25 +56,178 @@ class Scenario:
         )
 
 
-def _scenario(summary: str, difficulty: Difficulty, **conditions: float) -> Scenario:
-    return Scenario(summary, difficulty, **conditions)  # type: ignore[arg-type]
+@dataclass(config=PARAMETERS, frozen=True)
+class LearningScenario:
+    """Conditions of a training run: prompts, policy, noise, budget, optimizer and clock."""
+
+    summary: str = Field(repr=False)
+    difficulty: DifficultySpec = "beta"  # type: ignore[assignment]
+    prompts: Annotated[int, Field(ge=1)] = 128
+    group_size: Annotated[int, Field(ge=1)] = 8
+    steps: Annotated[int, Field(ge=1)] = 200
+    optimizer: OptimizerSpec = "sgd"  # type: ignore[assignment]
+    learning_rate: Annotated[float, Field(gt=0)] = 8.0
+    clip: Annotated[float, Field(gt=0)] | None = None
+    pool_size: Annotated[int, Field(ge=1)] = 1024
+    held_out: Annotated[int, Field(ge=1)] = 512
+    noise_ratio: Annotated[float, Field(ge=0, le=1e9)] = 100.0
+    kappa: Annotated[float, Field(ge=0)] = 0.01
+    dimension: Annotated[int, Field(ge=1)] = 32
+    skills: Annotated[int, Field(ge=1)] = 12
+    conflict: Annotated[float, Field(ge=0, le=1)] = 0.0
+    predictability: Annotated[float, Field(ge=0, le=1)] = 0.5
+    feature_noise: Annotated[float, Field(ge=0)] = 0.0
+    false_positive: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    false_negative: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    evaluate_every: Annotated[int, Field(ge=1)] = 5
+    clock: Clock = Field(default_factory=Clock, repr=False)
+
+    @property
+    def budget(self) -> Budget:
+        """What uniform spends in a step."""
+        return Budget(self.prompts, self.prompts * self.group_size)
+
+    def __post_init__(self) -> None:
+        """A step cannot draw more prompts than there are."""
+        if self.pool_size < self.prompts:
+            raise InputError(f"pool_size={self.pool_size}: a step draws prompts={self.prompts}")
+
+    @cached_property
+    def sigma(self) -> float:
+        """Standard deviation of each coordinate of a score's noise, since |phi| = 1."""
+        return float(np.sqrt(self.noise_ratio / self.dimension))
+
+    def pools(self, rng: np.random.Generator, replicates: int) -> tuple[Pool, Pool, FloatArray]:
+        """Prompts to train on, held-out ones of the same distribution, and the features predictors see."""
+        whole = draw_pool(
+            self.difficulty,
+            rng,
+            replicates,
+            self.pool_size + self.held_out,
+            self.dimension,
+            self.skills,
+            self.predictability,
+            self.conflict,
+        )
+        train, held_out = whole.split(self.pool_size)
+        error = rng.standard_normal(train.features.shape) / np.sqrt(self.dimension)
+        return train, held_out, train.features + self.feature_noise * error
+
+
+Scenario: TypeAlias = SnapshotScenario | LearningScenario
+
+
+def _snapshot(summary: str, difficulty: Difficulty, **conditions: Any) -> SnapshotScenario:
+    return SnapshotScenario(summary, difficulty, **conditions)
+
+
+def _learning(summary: str, difficulty: Difficulty, **conditions: Any) -> LearningScenario:
+    return LearningScenario(summary, difficulty, **conditions)
 
 
 U_SHAPED = BetaDifficulty(0.4, 0.6)
+ADAM, PLAIN = Adam(), SGD()
 
 scenarios: Registry[Scenario] = Registry(
     "scenario",
     {
-        "u-shaped-v1": _scenario("Many prompts near 0 and near 1: Beta(.4, .6), mean .40.", U_SHAPED),
-        "mid-v1": _scenario("Most prompts solved about half of the time: Beta(4, 4).", BetaDifficulty(4, 4)),
-        "weak-v1": _scenario("A weak policy: Beta(.4, 2.6), mean .13.", BetaDifficulty(0.4, 2.6)),
-        "strong-v1": _scenario("A strong policy: Beta(2.6, .4), mean .87.", BetaDifficulty(2.6, 0.4)),
-        "dead-sixty-v1": _scenario("30% never solved, 30% always solved, the rest Beta(1, 1).", Dead()),
-        "logit-normal-v1": _scenario("sigmoid(N(-0.5, 2^2)), mean .43.", LogitNormal(-0.5, 2.0)),
-        "cold-start-v1": _scenario("u-shaped, and nothing seen before.", U_SHAPED, visits=0),
-        "well-known-v1": _scenario("u-shaped, each prompt seen four times before.", U_SHAPED, visits=4),
-        "low-noise-v1": _scenario("u-shaped, noise ratio 3.", U_SHAPED, noise_ratio=3.0),
-        "high-noise-v1": _scenario("u-shaped, noise ratio 300.", U_SHAPED, noise_ratio=300.0),
+        "weak-cold-v1": _learning(
+            "A weak policy: Beta(.4, 2.6), mean .13; Adam; cosine .24.",
+            BetaDifficulty(0.4, 2.6),
+            optimizer=ADAM,
+            learning_rate=0.15,
+        ),
+        "mid-broad-v1": _learning(
+            "sigmoid(N(-0.5, 2^2)), mean .43; SGD; cosine .23.", LogitNormal(-0.5, 2.0), learning_rate=8.0
+        ),
+        "strong-saturating-v1": _learning(
+            "A strong policy: Beta(2.6, .4), mean .87; Adam; cosine .20.",
+            BetaDifficulty(2.6, 0.4),
+            optimizer=ADAM,
+            learning_rate=0.1,
+        ),
+        "u-shaped-v1": _learning(
+            "Many prompts near 0 and near 1: Beta(.4, .6), mean .40; SGD; cosine .22.",
+            U_SHAPED,
+            learning_rate=8.0,
+        ),
+        "u-shaped-adam-v1": _learning(
+            "u-shaped with Adam; cosine .22.", U_SHAPED, optimizer=ADAM, learning_rate=0.15
+        ),
+        "dead-sixty-v1": _learning(
+            "30% never solved, 30% always solved, the rest Beta(1, 1); groups of 64; SGD; cosine .2.",
+            Dead(),
+            group_size=64,
+            noise_ratio=800.0,
+            learning_rate=8.0,
+        ),
+        "unsolvable-heavy-v1": _learning(
+            "Half never solved, 10% always, the rest Beta(1, 1); groups of 16; SGD; cosine .2.",
+            Dead(0.5, 0.1),
+            group_size=16,
+            noise_ratio=200.0,
+            learning_rate=8.0,
+        ),
+        "narrow-mid-v1": _learning(
+            "All prompts about half solved: Beta(8, 8); SGD; cosine .26.",
+            BetaDifficulty(8, 8),
+            learning_rate=4.0,
+        ),
+        "small-pool-v1": _learning(
+            "u-shaped, 256 prompts seen a hundred times; Adam; cosine .22.",
+            U_SHAPED,
+            optimizer=ADAM,
+            learning_rate=0.15,
+            pool_size=256,
+        ),
+        "low-noise-v1": _learning(
+            "u-shaped, noise ratio 10; SGD; cosine .46.", U_SHAPED, learning_rate=16.0, noise_ratio=10.0
+        ),
+        "high-noise-v1": _learning(
+            "u-shaped, noise ratio 1,000; SGD; cosine .10.",
+            U_SHAPED,
+            learning_rate=3.0,
+            noise_ratio=1000.0,
+        ),
+        "conflicting-skills-v1": _learning(
+            "u-shaped, skills in opposed pairs; SGD; cosine .14.",
+            U_SHAPED,
+            learning_rate=6.0,
+            conflict=0.8,
+        ),
+        "small-batch-v1": _learning(
+            "u-shaped, 32 prompts a step; Adam; cosine .14.",
+            U_SHAPED,
+            optimizer=ADAM,
+            learning_rate=0.1,
+            prompts=32,
+        ),
+        "snapshot-u-shaped-v1": _snapshot(
+            "Many prompts near 0 and near 1: Beta(.4, .6), mean .40.", U_SHAPED
+        ),
+        "snapshot-mid-v1": _snapshot(
+            "Most prompts solved about half of the time: Beta(4, 4).", BetaDifficulty(4, 4)
+        ),
+        "snapshot-weak-v1": _snapshot("A weak policy: Beta(.4, 2.6), mean .13.", BetaDifficulty(0.4, 2.6)),
+        "snapshot-strong-v1": _snapshot(
+            "A strong policy: Beta(2.6, .4), mean .87.", BetaDifficulty(2.6, 0.4)
+        ),
+        "snapshot-dead-sixty-v1": _snapshot(
+            "30% never solved, 30% always solved, the rest Beta(1, 1).", Dead()
+        ),
+        "snapshot-logit-normal-v1": _snapshot("sigmoid(N(-0.5, 2^2)), mean .43.", LogitNormal(-0.5, 2.0)),
+        "snapshot-cold-start-v1": _snapshot("u-shaped, and nothing seen before.", U_SHAPED, visits=0),
+        "snapshot-well-known-v1": _snapshot(
+            "u-shaped, each prompt seen four times before.", U_SHAPED, visits=4
+        ),
+        "snapshot-low-noise-v1": _snapshot("u-shaped, noise ratio 3.", U_SHAPED, noise_ratio=3.0),
+        "snapshot-high-noise-v1": _snapshot("u-shaped, noise ratio 300.", U_SHAPED, noise_ratio=300.0),
     },
 )
-DEFAULT_SCENARIOS = ("u-shaped-v1", "weak-v1", "strong-v1", "dead-sixty-v1")
+SNAPSHOT_SCENARIOS = (
+    "snapshot-u-shaped-v1",
+    "snapshot-weak-v1",
+    "snapshot-strong-v1",
+    "snapshot-dead-sixty-v1",
+)
+DEFAULT_SCENARIOS = ("weak-cold-v1", "u-shaped-v1", "strong-saturating-v1", "dead-sixty-v1")

@@ -38,7 +38,7 @@ from rolloutbench.protocol import (
     Setting,
 )
 from simulators.pools import Pool
-from simulators.scenarios import Scenario
+from simulators.scenarios import SnapshotScenario
 
 BLOCK = 16
 """Replicates of a cell. Fixed, so that results depend neither on workers nor on how many replicates."""
@@ -213,7 +213,7 @@ class SnapshotCell:
     """
 
     scenario_name: str
-    scenario: Scenario
+    scenario: SnapshotScenario
     allocator_name: str
     allocator: Allocator
     estimator: Estimator
@@ -295,7 +295,7 @@ def _repeated(outcomes: Outcomes, times: int) -> Outcomes:
 
 
 def snapshot_cells(
-    scenarios: dict[str, Scenario],
+    scenarios: dict[str, SnapshotScenario],
     allocators: dict[str, Allocator],
     estimator: Estimator,
     aggregation: Aggregation,

@@ -78,3 +78,157 @@ def sampled_gradients(
         scores = noise + np.outer(np.array(rewards) - p, [1.0, 0.0])
         gradients[i] = (advantages[:, None] * scores).mean(axis=0)
     return gradients
+
+
+def height_at(x: list[float], y: list[float], at: float) -> float:
+    """One curve's height at one place; at an x that repeats, the last value."""
+    if at < x[0]:
+        return y[0]
+    for i in reversed(range(len(x))):
+        if x[i] == at:
+            return y[i]
+        if x[i] < at:
+            if i == len(x) - 1:
+                return math.nan
+            return y[i] + (at - x[i]) / (x[i + 1] - x[i]) * (y[i + 1] - y[i])
+    raise AssertionError
+
+
+def mean_height(x: list[float], y: list[float], until: float) -> float:
+    """Mean height of one curve, trapezoid by trapezoid."""
+    if math.isnan(height_at(x, y, until)) or until <= x[0]:
+        return math.nan
+    area = 0.0
+    for i in range(len(x) - 1):
+        if x[i + 1] <= until:
+            area += (y[i] + y[i + 1]) / 2 * (x[i + 1] - x[i])
+        elif x[i] < until:
+            area += (y[i] + height_at(x, y, until)) / 2 * (until - x[i])
+    return area / (until - x[0])
+
+
+def time_to(x: list[float], y: list[float], target: float, until: float) -> tuple[float, bool]:
+    """When one curve first reaches the target, and whether it does by `until`."""
+    when = math.inf
+    if y[0] >= target:
+        when = x[0]
+    else:
+        for i in range(1, len(x)):
+            if y[i] >= target:
+                when = x[i - 1] + (target - y[i - 1]) / (y[i] - y[i - 1]) * (x[i] - x[i - 1])
+                break
+    return (when, True) if when <= until else (until, False)
+
+
+def middle_half(values: list[float]) -> float:
+    """Interquartile mean of what is not NaN."""
+    known = sorted(v for v in values if not math.isnan(v))
+    cut = len(known) // 4
+    kept = known[cut : len(known) - cut]
+    return sum(kept) / len(kept) if kept else math.nan
+
+
+def ranks_of(scores: list[float]) -> list[float]:
+    """Ranks, 1 the highest, by counting who is better and who is level; NaN is worse than anything."""
+    known = [-math.inf if math.isnan(s) else s for s in scores]
+    return [1 + sum(b > a for b in known) + (sum(b == a for b in known) - 1) / 2 for a in known]
+
+
+def pilot_commit_of_one(
+    draw,
+    retire,
+    epoch,
+    rollout,
+    batch,
+    oversample,
+    n_pilot,
+    n_commit,
+    lower,
+    upper,
+    solve,
+    delay,
+    rounds,
+    steps,
+):
+    """Pilot-Commit for one replicate, with lists, in the words of its Algorithm 1 and released code.
+
+    `draw(count)` gives prompts, `retire(prompts)` evicts, `epoch()` counts, `rollout(prompt, n)` gives
+    successes. Yields for each step the trained (prompt, n, k), and the pilots and expired rollouts given up.
+    """
+    waiting, draws = [], 0
+    for step in range(steps):
+        selected, lost, expired = [], 0, 0
+        for _ in range(rounds):
+            if len(selected) == batch:
+                break
+            before = epoch()
+            candidates = draw(oversample * batch)
+            if epoch() > before:
+                if draws > 1:
+                    expired += sum(n for _, n, _ in selected) + n_pilot * len(waiting)
+                    selected, waiting = [], []
+                draws = 0
+            draws += 1
+            waiting.sort(key=lambda entry: (-entry["k"] * (n_pilot - entry["k"]), -entry["step"]))
+            chosen = [waiting.pop(0) for _ in range(min(batch - len(selected), len(waiting)))]
+            if not candidates and not chosen:
+                break
+            successes = [rollout(prompt, n_pilot) for prompt in candidates]
+            for entry in chosen:
+                k = entry["k"] + rollout(entry["prompt"], n_commit)
+                selected.append((entry["prompt"], n_pilot + n_commit, k))
+            for prompt, k in zip(candidates, successes, strict=True):
+                if lower <= k / n_pilot <= upper:
+                    waiting.append({"prompt": prompt, "k": k, "step": step})
+                else:
+                    lost += n_pilot
+            retire([q for q, k in zip(candidates, successes, strict=True) if k / n_pilot >= solve])
+        expired += n_pilot * sum(step - entry["step"] > delay for entry in waiting)
+        waiting = [entry for entry in waiting if step - entry["step"] <= delay]
+        yield selected, lost, expired
+
+
+def ar3po_of_one(draw, rollout, batch, stages, per_stage, capacity, max_age, steps):
+    """AR3PO for one replicate, with lists. Yields for each step the groups: prompt, kept successes and
+    failures, and the ages from which a reused success is chosen (empty where none is reused).
+    """
+    stored = {}
+    for step in range(steps):
+        prompts = draw(batch)
+        results = {prompt: [] for prompt in prompts}
+        pool = list(prompts)
+        for _ in range(stages):
+            for prompt in pool:
+                k = rollout(prompt, per_stage)
+                results[prompt] += [1] * k + [0] * (per_stage - k)
+            pool = [prompt for prompt in pool if sum(results[prompt]) == 0]
+        groups = []
+        for prompt in prompts:
+            k, n = sum(results[prompt]), len(results[prompt])
+            ages = [step - s for s in stored.get(prompt, []) if max_age is None or step - s <= max_age]
+            ages = ages if k == 0 else []
+            groups.append((prompt, k, n - k - bool(ages), ages))
+            stored[prompt] = ([step] * k + stored.get(prompt, []))[:capacity]
+        yield groups
+
+
+def gradients_one_by_one(
+    rng, draws, difficulty, features, theta, kappa, sigma, counts, weights, estimator, aggregation, errors
+):
+    """Batch gradients (draws, d) of the learning simulator, from every single rollout's score and reward."""
+    false_positive, false_negative = errors
+    total = np.zeros((draws, features.shape[1]))
+    for b, phi, n, weight in zip(difficulty, features, counts, weights, strict=True):
+        p = 1 / (1 + math.exp(-(b + phi @ theta - kappa / 2 * theta @ theta)))
+        correct = rng.random((draws, n)) < p
+        misjudged = rng.random((draws, n)) < np.where(correct, false_negative, false_positive)
+        reward = correct ^ misjudged
+        noise = sigma * rng.standard_normal((draws, n, len(theta)))
+        scores = (correct - p)[..., None] * (phi - kappa * theta) + noise
+        k = reward.sum(axis=1, keepdims=True).astype(float)
+        plus, minus = estimator.advantages(np.full(k.shape, float(n)), k)
+        advantages = np.where(reward, plus, minus) if n >= estimator.minimum else np.zeros(reward.shape)
+        group = (advantages[..., None] * scores).sum(axis=1) / n
+        share = 1 / len(counts) if aggregation == "prompt" else n / sum(counts)
+        total += weight * share * group
+    return total

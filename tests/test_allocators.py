@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rolloutbench.allocators import allocators
+from rolloutbench.allocators.one_shot import OneShot
 from rolloutbench.allocators.permuted import Permuted
 from rolloutbench.allocators.weighted_uniform import WeightedUniform
 from rolloutbench.estimators import estimators
@@ -12,7 +13,7 @@ from rolloutbench.protocol import Allocator, Budget, InputError, Outcomes, Promp
 from rolloutbench.solvers import Problem, solve
 
 ONE_SHOT = [
-    *allocators.names(),
+    *(name for name in allocators.names() if isinstance(allocators.create(name), OneShot)),
     "uniform[divide=2]",
     "vip[predictor=oracle]",
     "vip[objective=knapsack,lower=1]",
@@ -35,6 +36,7 @@ def begun(spec, p, budget, estimator="rloo", seed=0):
             "prompt",
             *p.shape,
             np.random.default_rng(seed),
+            features=np.tile(np.random.default_rng(4).standard_normal((p.shape[1], 3)), (len(p), 1, 1)),
             success_probability=lambda prompts: p[np.arange(len(prompts))[:, None], prompts],
         )
     )

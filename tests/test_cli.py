@@ -25,7 +25,7 @@ SUMMARY = [
 PER_REPLICATE = ["scenario", "allocator", "replicate", "metric", "value"]
 NAMES = {kind: registry.names() for kind, registry in cli.REGISTRIES.items()}
 NAMES |= {"solver": list(SOLVERS), "metric": list(SNAPSHOT_METRICS)}
-SMALL = "compare --quick --prompts 16 -s u-shaped-v1"
+SMALL = "compare --quick --prompts 16 -s snapshot-u-shaped-v1"
 
 
 def ok(command: str) -> Output:
@@ -297,7 +297,7 @@ def test_results_depend_on_the_seed_and_not_on_jobs(base):
 
 @unsaved
 def test_the_first_replicates_stay_when_more_are_asked_for(base):
-    ok("compare --replicates 32 --prompts 16 -s u-shaped-v1 -a vip --out more")
+    ok("compare --replicates 32 --prompts 16 -s snapshot-u-shaped-v1 -a vip --out more")
     more = pd.read_parquet("more/per_replicate.parquet")
     assert more.replicate.max() == 31
     few = more[more.replicate < 16].reset_index(drop=True)
@@ -311,10 +311,10 @@ def test_compare_at_measured_pass_rates():
     table.rename(columns={"pass_rate": "rate"}).to_parquet("rates.parquet")
     quick = "compare --quick --prompts 16 -a vip"
     ok(f"{quick} --pass-rates rates.csv --out plain")
-    ok(f"{quick} --pass-rates rates.parquet --column rate --trials n -s weak-v1 --out freed")
+    ok(f"{quick} --pass-rates rates.parquet --column rate --trials n -s snapshot-weak-v1 --out freed")
     plain, freed = (pd.read_csv(f"{out}/summary.csv") for out in ("plain", "freed"))
     assert list(plain.scenario.unique()) == ["measured"]
-    assert list(freed.scenario.unique()) == ["weak-v1", "measured"]
+    assert list(freed.scenario.unique()) == ["snapshot-weak-v1", "measured"]
     bins = {
         out: set(table[(table.scenario == "measured") & table.metric.str.startswith("counts@")].metric)
         for out, table in (("plain", plain), ("freed", freed))
@@ -375,9 +375,9 @@ def test_sort_ranks_by_that_metric():
 def test_specs_and_paths_are_shown_in_full():
     """Brackets are no markup, and a long path is not folded."""
     out = Path("out[red]", *["deeper"] * 20)
-    command = "compare --quick --prompts 16 -a vip[lower=4] -s weak-v1[visits=2] --estimator grpo[ddof=0]"
+    command = "compare --quick --prompts 16 -a vip[lower=4] -s snapshot-weak-v1[visits=2] --estimator grpo[ddof=0]"
     shown = ok(f"{command} --out {out}").out
-    for name in ("vip[lower=4]", "weak-v1[visits=2]", "grpo[ddof=0]", str(out / "per_replicate.parquet")):
+    for name in ("vip[lower=4]", "snapshot-weak-v1[visits=2]", "grpo[ddof=0]", str(out / "per_replicate.parquet")):
         assert name in shown
     assert ok(f"{command} --out 'out[/red]'").code == 0
 

@@ -27,7 +27,7 @@ SOLVE = "solve --p 0.1,0.5,0.9 --budget 24"
 FILE = "solve --budget 24 --p"
 CVXPY = "solve --p groups.csv --budget 240 --solver cvxpy"
 RUN = "compare --quick --prompts 16 --out new/out"
-COMPARE = f"{RUN} -a vip -s weak-v1"
+COMPARE = f"{RUN} -a vip -s snapshot-weak-v1"
 RATES = f"{RUN} -a vip --pass-rates"
 
 
@@ -205,13 +205,13 @@ WRONG_COMPARISONS = {
     "permuted-nothing": (f"{COMPARE} -a permuted[of=nothing]", "allocator 'nothing'", "known: "),
     "nested-too-deep": (f"{COMPARE} -a {'permuted[of=' * 400}vip{']' * 400}", "nest"),
     "inconsistent-parameters": (f"{COMPARE} -a coba[alpha_max=20]", "alpha_max=20", "kappa=11"),
-    "unknown-scenario": (f"{COMPARE} -s weak", "'weak'", "weak-v1"),
-    "scenario-twice": (f"{COMPARE} -s weak-v1", "'weak-v1'", "twice"),
-    "scenario-twice-by-all": (f"{COMPARE} -s all", "'weak-v1'", "twice"),
-    "scenario-parameter": (f"{RUN} -s weak-v1[visit=2]", "'visit'", "visits"),
-    "scenario-out-of-range": (f"{RUN} -s weak-v1[predictability=2]", "predictability=2", "1"),
-    "unknown-difficulty": (f"{RUN} -s weak-v1[difficulty=betta]", "'betta'", "beta"),
-    "difficulty-inconsistent": (f"{RUN} -s weak-v1[difficulty=dead[solved=0.9]]", "solved=0.9", "at most 1"),
+    "unknown-scenario": (f"{COMPARE} -s weak", "'weak'", "snapshot-weak-v1"),
+    "scenario-twice": (f"{COMPARE} -s snapshot-weak-v1", "'snapshot-weak-v1'", "twice"),
+    "scenario-twice-by-all": (f"{COMPARE} -s all", "'snapshot-weak-v1'", "twice"),
+    "scenario-parameter": (f"{RUN} -s snapshot-weak-v1[visit=2]", "'visit'", "visits"),
+    "scenario-out-of-range": (f"{RUN} -s snapshot-weak-v1[predictability=2]", "predictability=2", "1"),
+    "unknown-difficulty": (f"{RUN} -s snapshot-weak-v1[difficulty=betta]", "'betta'", "beta"),
+    "difficulty-inconsistent": (f"{RUN} -s snapshot-weak-v1[difficulty=dead[solved=0.9]]", "solved=0.9", "at most 1"),
     "unknown-estimator": (f"{COMPARE} --estimator rlo", "'rlo'", "rloo"),
     "estimator-out-of-range": (f"{COMPARE} --estimator grpo[ddof=2]", "ddof=2", "1"),
     "unknown-aggregation": (f"{COMPARE} --aggregation prompts", "--aggregation prompts", "rollout"),
@@ -263,7 +263,7 @@ FOUND_WHILE_RUNNING = {
     "enormous-upper": (f"{COMPARE} -a vip[upper={10**25}]", "vip", f"upper={10**25}"),
     "greatest-upper": (f"{COMPARE} -a vip[upper={2**63 - 1}]", "vip", f"upper={2**63 - 1}"),
     "enormous-random-lower": (f"{COMPARE} -a random[lower={10**25}]", "random", f"lower={10**25}"),
-    "out-of-memory": (f"{RUN} -s weak-v1[dimension={10**12}]", "emory"),
+    "out-of-memory": (f"{RUN} -s snapshot-weak-v1[dimension={10**12}]", "emory"),
     "out-of-memory-in-an-allocator": (f"{COMPARE} -a coba[window={10**15}]", "emory"),
 }
 

@@ -256,11 +256,11 @@ def test_training_resumes_from_saved_state(vectorised, monkeypatch):
 
     def counts(resume):
         environment = Coins(prompts=4, rollouts=32)
-        allocator = begin(environment, VIP())
+        allocator = begin(environment, VIP(predictor="beta"))
         for step in range(6):
             if resume and step == 3:
                 saved, kept = allocator.state_dict(), allocator
-                allocator = begin(environment, VIP())
+                allocator = begin(environment, VIP(predictor="beta"))
                 assert allocator is not kept
                 allocator.load_state_dict(saved)
             run_step(environment, allocator)

@@ -16,6 +16,7 @@ def setting(truth=True):
         2,
         4,
         np.random.default_rng(0),
+        features=np.random.default_rng(3).standard_normal((2, 4, 3)),
         success_probability=(lambda prompts: POOL[np.arange(len(prompts))[:, None], prompts])
         if truth
         else None,

@@ -40,12 +40,12 @@ def test_parameters_are_typed():
 
 
 def test_ready_objects_take_parameters_too():
-    changed = scenarios.create("u-shaped-v1[visits=4,difficulty=beta[alpha=2,beta=3]]")
+    changed = scenarios.create("snapshot-u-shaped-v1[visits=4,difficulty=beta[alpha=2,beta=3]]")
     assert changed.visits == 4
     assert changed.difficulty.alpha == 2
-    assert scenarios.create("u-shaped-v1").visits == 1
+    assert scenarios.create("snapshot-u-shaped-v1").visits == 1
     with pytest.raises(InputError, match="no parameter 'summary'"):
-        scenarios.create("u-shaped-v1[summary=mine]")
+        scenarios.create("snapshot-u-shaped-v1[summary=mine]")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_ready_objects_take_parameters_too():
     [
         ("unifrom", "unknown allocator 'unifrom': did you mean uniform"),
         ("", "unknown allocator ''"),
-        ("qqq", "known: coba, hit_utility"),
+        ("qqq", "known: ar3po, coba"),
         ("vip[lwer=3]", "allocator 'vip' has no parameter 'lwer': did you mean lower"),
         ("uniform[divide=0]", "divide=0: Input should be greater than or equal to 1"),
         ("uniform[divide=1.5]", "divide=1.5: Input should be a valid integer"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,17 +10,10 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from rolloutbench.experiment import BASELINE
 from rolloutbench.metrics import COUNT_PREFIX, SNAPSHOT_METRICS
-from rolloutbench.plotting.style import WIDE, looks, print_style
+from rolloutbench.plotting.panels import finish, panel_for_each
+from rolloutbench.plotting.panels import save as save
+from rolloutbench.plotting.style import looks, print_style
 from rolloutbench.protocol import FloatArray
-
-COLUMNS = 2
-
-
-def save(figure: Figure, directory: Path, name: str) -> None:
-    """As PNG and as PDF. Files of the same figure have the same bytes."""
-    with print_style():
-        figure.savefig(directory / f"{name}.png")
-        figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})
 
 
 def allocation_against_success(summary: pd.DataFrame, conditions: str) -> Figure:
@@ -34,7 +25,7 @@ def allocation_against_success(summary: pd.DataFrame, conditions: str) -> Figure
     counts = counts[~counts.allocator.str.startswith(f"{BASELINE}[")]
     counts = counts.assign(p=counts.metric.str.removeprefix(COUNT_PREFIX).astype(float))
     with print_style():
-        figure, panels = _panels(summary, height=2.3, below=0.9)
+        figure, panels = panel_for_each(summary.scenario.unique(), height=2.3, below=0.9)
         look = looks(list(summary.allocator.unique()))
         for scenario, axes in panels.items():
             here = counts[counts.scenario == scenario].sort_values("p")
@@ -47,7 +38,7 @@ def allocation_against_success(summary: pd.DataFrame, conditions: str) -> Figure
             axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
             axes.set_ylim(here.estimate[here.estimate > 0].min() / 1.2, here.estimate.max() * 1.2)
             axes.set_xlim(0, 1)
-        _finish(figure, panels, "success probability of the prompt", "rollouts per prompt", conditions)
+        finish(figure, panels, "success probability of the prompt", "rollouts per prompt", conditions)
         handles, labels = next(iter(panels.values())).get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
@@ -60,7 +51,7 @@ def ratio_to_uniform(summary: pd.DataFrame, metric: str, conditions: str) -> Fig
     with print_style():
         look = looks(list(summary.allocator.unique()))
         rows_needed = chosen.groupby("scenario").allocator.count().max() if len(chosen) else 3
-        figure, panels = _panels(summary, height=0.5 + 0.16 * float(rows_needed))
+        figure, panels = panel_for_each(summary.scenario.unique(), height=0.5 + 0.16 * float(rows_needed))
         for scenario, axes in panels.items():
             rows = chosen[chosen.scenario == scenario]
             rows = rows.sort_values("ratio", ascending=described.better != "lower")
@@ -73,7 +64,7 @@ def ratio_to_uniform(summary: pd.DataFrame, metric: str, conditions: str) -> Fig
             axes.set_yticks(range(len(rows)), list(rows.allocator))
             axes.margins(y=0.05)
         direction = f" ({described.better} is better)" if described.better else ""
-        _finish(figure, panels, f"{described.label},\nratio to uniform{direction}", "", conditions)
+        finish(figure, panels, f"{described.label},\nratio to uniform{direction}", "", conditions)
     return figure
 
 
@@ -89,7 +80,7 @@ def cost_against_gain(summary: pd.DataFrame, conditions: str) -> Figure:
         for part in ("estimate", "low", "high"):
             values[(part, "snr")] = np.nan
     with print_style():
-        figure, panels = _panels(summary, height=2.3)
+        figure, panels = panel_for_each(summary.scenario.unique(), height=2.3)
         look = looks(list(summary.allocator.unique()))
         for scenario, axes in panels.items():
             here = values.loc[scenario]
@@ -123,9 +114,7 @@ def cost_against_gain(summary: pd.DataFrame, conditions: str) -> Figure:
                 [str(name) for name in named.index],
                 [look[str(name)].color for name in named.index],
             )
-        _finish(
-            figure, panels, "generated rollouts per prompt", "signal to noise of the gradient", conditions
-        )
+        finish(figure, panels, "generated rollouts per prompt", "signal to noise of the gradient", conditions)
     return figure
 
 
@@ -158,28 +147,3 @@ def _name_at_the_right(
                 "shrinkB": 1,
             },
         )
-
-
-def _panels(summary: pd.DataFrame, height: float, below: float = 0.4) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with one panel for each scenario, `COLUMNS` in a row, each `height` inches high."""
-    names = list(summary.scenario.unique())
-    columns = min(COLUMNS, len(names))
-    rows = -(-len(names) // columns)
-    figure = Figure(figsize=(WIDE, height * rows + below))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for spare in grid.flat[len(names) :]:
-        spare.remove()
-    panels = dict(zip(names, grid.flat, strict=False))
-    for name, axes in panels.items():
-        axes.set_title(name)
-    return figure, panels
-
-
-def _finish(figure: Figure, panels: dict[str, Axes], x: str, y: str, conditions: str) -> None:
-    """Label the axes and say under which conditions the figure was made."""
-    for axes in list(panels.values())[-COLUMNS:]:
-        axes.set_xlabel(x)
-    if y:
-        for axes in list(panels.values())[::COLUMNS]:
-            axes.set_ylabel(y)
-    figure.suptitle(conditions, fontsize=7, color="0.35")

@@ -18,6 +18,13 @@ predictors: Registry[Predictor] = Registry(
         "beta": "rolloutbench.predictors.beta:Beta",
         "last_epoch": "rolloutbench.predictors.last_epoch:LastEpoch",
         "moving_average": "rolloutbench.predictors.moving_average:MovingAverage",
+        "global_mean": "rolloutbench.predictors.global_mean:GlobalMean",
+        "kalman": "rolloutbench.predictors.kalman:Kalman",
+        "ridge": "rolloutbench.predictors.ridge:Ridge",
+        "gp": "rolloutbench.predictors.gp:GP",
+        "sparse_gp": "rolloutbench.predictors.sparse_gp:SparseGP",
+        "svgp": "rolloutbench.predictors.svgp:SVGP",
+        "ensemble": "rolloutbench.predictors.ensemble:Ensemble",
     },
     group="rolloutbench.predictors",
 )

@@ -1,7 +1,7 @@
 """An exponential moving average of each prompt's success rates.
 
-CoBA-RL and Rollout-GDRO keep such histories. (The "moving average" of VIP's Fig. 3 is something else:
-its code takes one mean over all prompts of a window.)
+CoBA-RL and Rollout-GDRO keep such histories. (The "moving average" of VIP's Fig. 3 is
+something else, one mean over all prompts of a window: `global_mean`.)
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ class Row:
     units: int = 0
     """How many things (see `unit`) are done in the measured time."""
     unit: str = ""
+    is_memory: bool = False
+    """What was measured, and its target, are bytes."""
 
     def line(self, medians: Mapping[str, float]) -> str:
         """The row as text; ratio and target only where there are any."""
@@ -40,13 +42,15 @@ class Row:
             if self.at_least:
                 target, met = f">= {self.at_least:,.0f}x", times >= self.at_least
         if self.at_most < float("inf"):
-            target, met = f"<= {self.at_most:g} s", seconds <= self.at_most
+            most = _size(self.at_most) if self.is_memory else f"{self.at_most:g} s"
+            target, met = f"<= {most}", seconds <= self.at_most
         if self.unit == "groups":
             rate = f"{self.units / seconds:,.0f} groups per second"
         elif self.unit:
             rate = f"{seconds / self.units * 1e6:.3f} s per million {self.unit}"
         verdict = f"{target:<12}{'met' if met else 'MISSED'}" if target else ""
-        return f"{self.name:<46}{_duration(seconds):>10}  {ratio or rate:<30}{verdict}".rstrip()
+        measured = _size(seconds) if self.is_memory else _duration(seconds)
+        return f"{self.name:<46}{measured:>10}  {ratio or rate:<30}{verdict}".rstrip()
 
 
 ROWS = {
@@ -72,6 +76,24 @@ ROWS = {
         Row("non_zero_gradient, n in [0, 32]", at_most=0.5),
         Row("grpo, n in [2, 32]", at_most=0.5),
     ],
+    "VIP's decision (update, predict, allocate), B = 512 of Q = 17,000 prompts": [
+        Row("gp, d=32, float32", at_most=0.1),
+        Row("gp, d=32, float64", at_most=0.1),
+        Row("gp, d=384, float32"),
+        Row("gp as in the paper, d=32, float32", at_most=0.1),
+        Row("gp as in the paper, d=32, float64", at_most=0.1),
+        Row("gp as in the paper, d=384, float32"),
+        Row("sparse_gp, d=32, float32", at_most=0.02),
+        Row("sparse_gp, d=384, float32"),
+        Row("ensemble, d=32, float32"),
+        Row("kalman, d=32, float32"),
+        Row("ridge, d=32, float32"),
+        Row("svgp, d=32, float32"),
+    ],
+    "VIP's decision, B = 512 of Q = 1,000,000 prompts, d = 32, float32": [
+        Row("sparse_gp, Q=1,000,000", at_most=0.05),
+        Row("peak memory, features included", at_most=2**30, is_memory=True),
+    ],
     "Simulator: vip in u-shaped-v1, 128 prompts x 8": [
         Row("one snapshot cell, 16 replicates", unit="groups", units=16 * 128),
     ],
@@ -80,6 +102,10 @@ ROWS = {
 
 def _duration(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _size(bytes_: float) -> str:
+    return f"{bytes_ / 2**30:.3g} GiB"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -166,8 +166,8 @@ def test_dynamic(timed, objective, lower):
 def test_snapshot_cell(timed):
     """A whole simulator cell: pool, history, predictor, exact allocation and exact moments."""
     cell = SnapshotCell(
-        scenario_name="u-shaped-v1",
-        scenario=scenarios.create("u-shaped-v1"),
+        scenario_name="snapshot-u-shaped-v1",
+        scenario=scenarios.create("snapshot-u-shaped-v1"),
         allocator_name="vip",
         allocator=allocators.create("vip"),
         estimator=estimators.create("rloo"),

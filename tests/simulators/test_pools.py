@@ -94,7 +94,7 @@ def test_pools_repeat_each_replicate_in_a_row():
 
 
 def test_a_pool_depends_on_its_generator_only():
-    scenario = scenarios.create("u-shaped-v1")
+    scenario = scenarios.create("snapshot-u-shaped-v1")
     first, again = (scenario.pool(np.random.default_rng(3), 2, 10) for _ in range(2))
     np.testing.assert_array_equal(first.success, again.success)
     np.testing.assert_array_equal(first.features, again.features)

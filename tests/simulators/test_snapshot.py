@@ -19,13 +19,13 @@ from rolloutbench.protocol import (
     Setting,
 )
 from simulators.pools import Pool
-from simulators.scenarios import DEFAULT_SCENARIOS, scenarios
+from simulators.scenarios import SNAPSHOT_SCENARIOS, scenarios
 from simulators.snapshot import BLOCK, Snapshot, SnapshotCell, snapshot_cells
 
 ESTIMATORS = ["reinforce", "dr_grpo", "rloo", "grpo"]
 
 
-def cell(allocator="vip", scenario="u-shaped-v1", estimator="rloo", aggregation="prompt", **fields):
+def cell(allocator="vip", scenario="snapshot-u-shaped-v1", estimator="rloo", aggregation="prompt", **fields):
     fields = {"budget": Budget(32, 256), "seed": 0, "block": 0} | fields
     return SnapshotCell(
         scenario,
@@ -112,7 +112,7 @@ def test_monte_carlo_agrees_with_enumeration(estimator, aggregation, allocator):
 
 def test_noise_variance_is_vips_objective():
     """Sum of a_q/(n_q - 1) over the batch, up to the scale noise_ratio / B^2."""
-    measured = cell("uniform", scenario="u-shaped-v1[noise_ratio=5]").measure()
+    measured = cell("uniform", scenario="snapshot-u-shaped-v1[noise_ratio=5]").measure()
     the_cell = cell("uniform")
     pool = the_cell.scenario.pool(the_cell._rng(0), BLOCK, 32)
     expected = 5 / 32**2 * (pool.success * (1 - pool.success) / 7).sum(axis=1)
@@ -233,8 +233,8 @@ def test_the_same_prompts_and_history_for_everybody():
 
 @pytest.mark.parametrize("visits", [0, 1, 4])
 def test_history_makes_predictors_better(visits):
-    gain = cell("vip", scenario=f"u-shaped-v1[visits={visits}]").measure()["noise_variance"].mean()
-    uniform = cell("uniform", scenario=f"u-shaped-v1[visits={visits}]").measure()["noise_variance"].mean()
+    gain = cell("vip[predictor=beta]", scenario=f"snapshot-u-shaped-v1[visits={visits}]").measure()["noise_variance"].mean()
+    uniform = cell("uniform", scenario=f"snapshot-u-shaped-v1[visits={visits}]").measure()["noise_variance"].mean()
     ratio = gain / uniform
     assert {0: ratio == 1, 1: 0.88 < ratio < 0.97, 4: 0.8 < ratio < 0.88}[visits]
 
@@ -251,7 +251,7 @@ def test_every_scenario_runs_and_leaves_room_for_an_oracle(name):
 def test_there_are_enough_scenarios_and_metrics():
     assert len(scenarios.names()) >= 8
     assert all(name.rpartition("-v")[2].isdigit() for name in scenarios.names())
-    assert set(DEFAULT_SCENARIOS) <= set(scenarios.names())
+    assert set(SNAPSHOT_SCENARIOS) <= set(scenarios.names())
     measured = [name for name in cell("uniform").measure() if "@" not in name]
     assert measured == list(SNAPSHOT_METRICS)
 
@@ -264,7 +264,7 @@ def test_an_infeasible_allocator_is_named():
 def test_cells_cover_the_replicates_in_fixed_blocks():
     arguments = (estimators.create("rloo"), "prompt", Budget(8, 64))
     chosen = {"uniform": allocators.create("uniform"), "vip": allocators.create("vip")}
-    cells = snapshot_cells({"mid-v1": scenarios.create("mid-v1")}, chosen, *arguments, 17, 0)
+    cells = snapshot_cells({"snapshot-mid-v1": scenarios.create("snapshot-mid-v1")}, chosen, *arguments, 17, 0)
     assert [(c.allocator_name, c.block) for c in cells] == [
         (a, b) for a in ("uniform", "vip") for b in (0, 1)
     ]

@@ -1,0 +1,214 @@
+"""How well predictors know the success probabilities of a policy that learns.
+
+Predictors watch one training run side by side: before the rollouts of a step each says what it believes
+of the batch, afterwards each sees the outcomes. They are judged against the true chance of reward at
+that moment, so nothing of the error is the luck of the rewards. The first epoch, in which no prompt has
+been seen before, is kept apart.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+from threadpoolctl import threadpool_limits
+
+from rolloutbench.loop import begin, run_step
+from rolloutbench.metrics import CALIBRATION_BINS
+from rolloutbench.protocol import (
+    Aggregation,
+    Allocator,
+    Belief,
+    BoolArray,
+    Budget,
+    Estimator,
+    FloatArray,
+    InputError,
+    IntArray,
+    Outcomes,
+    Plan,
+    Predictor,
+    PromptStream,
+    Setting,
+)
+from simulators.learning import BLOCK, LearningCell
+from simulators.scenarios import LearningScenario
+
+
+class Watched(Allocator):
+    """Another allocator, and predictors that look over its shoulder."""
+
+    vectorised: ClassVar[bool] = True
+
+    def __init__(self, of: Allocator, predictors: dict[str, Predictor]) -> None:
+        self.of, self.predictors = of, predictors
+        self.hard_budget = of.hard_budget  # type: ignore[misc]
+        self.judged: dict[str, dict[str, FloatArray]] = {}
+
+    def begin(self, setting: Setting) -> None:
+        """All start afresh."""
+        self.setting = setting
+        self.of.begin(setting)
+        for predictor in self.predictors.values():
+            predictor.begin(setting)
+
+    def plan(self, stream: PromptStream, budget: Budget) -> Plan:
+        """The other's, after the beliefs about the prompts of its first request were judged."""
+        plan = self.of.plan(stream, budget)
+        request = next(plan)
+        self._judge(request.prompts)
+        try:
+            while True:
+                request = plan.send((yield request))
+        except StopIteration as end:
+            groups = end.value
+        return groups  # type: ignore[no-any-return]
+
+    def observe(self, outcomes: Outcomes) -> None:
+        """All learn."""
+        self.of.observe(outcomes)
+        for predictor in self.predictors.values():
+            predictor.update(outcomes)
+
+    def _judge(self, prompts: IntArray) -> None:
+        truth = self.setting.success_probability
+        assert truth is not None
+        p = truth(prompts)
+        for name, predictor in self.predictors.items():
+            self.judged[name] = judge(predictor.predict(prompts), p, prompts >= 0)
+
+
+def judge(belief: Belief, p: FloatArray, present: BoolArray) -> dict[str, FloatArray]:
+    """Scores (R,) of beliefs (R, B) about true chances p, over the prompts that are `present`.
+
+    mae: mean |m - p|. brier and log_loss: expected over the reward of a next rollout; log_loss takes m no
+    closer to 0 and 1 than 1e-6. rank_correlation: Spearman's, NaN where all beliefs are alike. coverage:
+    share of prompts with p within 1.96 standard deviations of the mean. And for each bin of m the sums
+    from which calibration is read: prompts, predicted and actual.
+    """
+    m = belief.mean
+    safe = np.clip(m, 1e-6, 1 - 1e-6)
+    scores = {
+        "mae": np.abs(m - p),
+        "brier": (m - p) ** 2 + p * (1 - p),
+        "log_loss": -(special.xlogy(p, safe) + special.xlogy(1 - p, 1 - safe)),
+        "coverage": (np.abs(m - p) <= 1.96 * np.sqrt(belief.variance)).astype(np.float64),
+    }
+    found = {name: _mean(score, present) for name, score in scores.items()}
+    found["rank_correlation"] = _rank_correlation(np.where(present, m, np.nan), np.where(present, p, np.nan))
+    bins = np.minimum((m * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    for b in range(CALIBRATION_BINS):
+        here = present & (bins == b)
+        found[f"prompts@{b}"] = here.sum(axis=1).astype(np.float64)
+        found[f"predicted@{b}"] = np.where(here, m, 0.0).sum(axis=1)
+        found[f"actual@{b}"] = np.where(here, p, 0.0).sum(axis=1)
+    return found
+
+
+def _mean(values: FloatArray, present: BoolArray) -> FloatArray:
+    mean: FloatArray = np.where(present, values, 0.0).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
+    return mean
+
+
+def _rank_correlation(x: FloatArray, y: FloatArray) -> FloatArray:
+    ranks = [stats.rankdata(values, axis=1, nan_policy="omit") for values in (x, y)]
+    a, b = (np.nan_to_num(rank - np.nanmean(rank, axis=1, keepdims=True)) for rank in ranks)
+    length = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    none = np.full(len(x), np.nan)
+    correlation: FloatArray = np.divide((a * b).sum(axis=1), length, out=none, where=length > 0)
+    return correlation
+
+
+@dataclass(frozen=True)
+class PredictionCell:
+    """One block of replicates of one scenario: a training run that all predictors watch."""
+
+    scenario_name: str
+    scenario: LearningScenario
+    predictors: dict[str, Predictor]
+    allocator: Allocator
+    estimator: Estimator
+    aggregation: Aggregation
+    seed: int
+    block: int
+
+    def run(self) -> pd.DataFrame:
+        """One row for each predictor, replicate and step: `steps`, `epoch` and the scores of `judge`."""
+        try:
+            with threadpool_limits(limits=1):
+                return self._run()
+        except InputError as error:
+            raise InputError(f"predictors {', '.join(self.predictors)}: {error}") from None
+
+    def _run(self) -> pd.DataFrame:
+        environment, _ = LearningCell(
+            self.scenario_name,
+            self.scenario,
+            "watched",
+            self.allocator,
+            self.estimator,
+            self.aggregation,
+            self.seed,
+            self.block,
+        ).world()
+        watched = Watched(copy.deepcopy(self.allocator), copy.deepcopy(self.predictors))
+        begin(environment, watched)
+        tables = []
+        for step in range(1, self.scenario.steps + 1):
+            run_step(environment, watched)
+            keys = {
+                "scenario": self.scenario_name,
+                "replicate": self.block * BLOCK + np.arange(BLOCK),
+                "steps": step,
+                "epoch": environment.stream.epoch.copy(),
+            }
+            for name, scores in watched.judged.items():
+                tables.append(pd.DataFrame({"predictor": name, **keys, **scores}))
+        return pd.concat(tables, ignore_index=True)
+
+
+def prediction_cells(
+    scenarios: dict[str, LearningScenario],
+    predictors: dict[str, Predictor],
+    allocator: Allocator,
+    estimator: Estimator,
+    aggregation: Aggregation,
+    replicates: int,
+    seed: int,
+) -> list[PredictionCell]:
+    """Every scenario, in blocks that hold at least `replicates` replicates."""
+    return [
+        PredictionCell(name, scenario, predictors, allocator, estimator, aggregation, seed, block)
+        for name, scenario in scenarios.items()
+        for block in range(-(-replicates // BLOCK))
+    ]
+
+
+def prediction_metrics(judged: pd.DataFrame) -> pd.DataFrame:
+    """Means over the first epoch and over the rest, in long form; the predictor is the `allocator`.
+
+    `calibration_error` is the mean over prompts of |predicted - actual| of their bin (expected
+    calibration error), over all steps of the phase.
+    """
+    scores = ["mae", "brier", "log_loss", "coverage", "rank_correlation"]
+    phase = np.where(judged.epoch == 0, "first_epoch", "later")
+    keys = ["scenario", "predictor", "replicate"]
+    grouped = judged.assign(phase=phase).groupby([*keys, "phase"], sort=False)
+    means = grouped[scores].mean()
+    means["calibration_error"] = _calibration_error(grouped.sum(numeric_only=True))
+    long = means.reset_index().melt(id_vars=[*keys, "phase"], var_name="score")
+    long["metric"] = long["score"] + "_" + long["phase"]
+    long = long.rename(columns={"predictor": "allocator"})
+    return long[["scenario", "allocator", "replicate", "metric", "value"]]
+
+
+def _calibration_error(sums: pd.DataFrame) -> FloatArray:
+    bins: Sequence[int] = range(CALIBRATION_BINS)
+    off = sum(np.abs(sums[f"predicted@{b}"] - sums[f"actual@{b}"]) for b in bins)
+    error: FloatArray = np.asarray(off / sum(sums[f"prompts@{b}"] for b in bins))
+    return error

@@ -1,0 +1,369 @@
+import dataclasses
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import gradients_one_by_one
+
+import simulators.learning
+from rolloutbench.allocators import allocators
+from rolloutbench.curves import REFERENCE
+from rolloutbench.estimators import estimators
+from rolloutbench.loop import begin, run_step
+from rolloutbench.metrics import COUNT_BINS, DISCARDED, count_metric
+from rolloutbench.protocol import Groups, InputError, Outcomes, PromptStream, Request, Reuse, Setting
+from simulators.learning import BLOCK, Learning, LearningCell, Policy, learning_cells
+from simulators.pools import BetaDifficulty, Pool
+from simulators.scenarios import DEFAULT_SCENARIOS, LearningScenario, scenarios
+
+ESTIMATORS = ["reinforce", "dr_grpo", "rloo", "grpo", "grpo[ddof=0,eps=0]"]
+
+
+def scenario(**conditions):
+    return LearningScenario("", BetaDifficulty(1, 1), **conditions)
+
+
+def world(pool, conditions, estimator="rloo", aggregation="prompt", learning_rate=1.0, theta=None, seed=0):
+    """A policy on the pool at theta, in an environment of as many replicates as the pool has."""
+    replicates, size = pool.success.shape
+    setting = Setting(
+        conditions.budget,
+        estimators.create(estimator),
+        aggregation,
+        replicates,
+        size,
+        np.random.default_rng(9),
+    )
+    policy = Policy.on(pool, conditions.kappa)
+    if theta is not None:
+        policy.theta = np.broadcast_to(theta, policy.theta.shape).copy()
+    stream = PromptStream(size, replicates, np.random.SeedSequence(seed))
+    rngs = (np.random.default_rng([seed, i]) for i in (1, 2))
+    return Learning(setting, stream, policy, conditions, learning_rate, *rngs)
+
+
+def small_pool(prompts=3, dimension=4, replicates=1):
+    rng = np.random.default_rng(3)
+    features = rng.standard_normal((1, prompts, dimension))
+    features /= np.sqrt((features**2).sum(axis=2, keepdims=True))
+    return Pool(rng.uniform(0.15, 0.85, (1, prompts)), features).repeated(replicates)
+
+
+THETA = np.array([0.3, -0.5, 0.2, 0.4])
+
+
+@pytest.mark.parametrize("aggregation", ["prompt", "rollout"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("errors", [(0.0, 0.0), (0.1, 0.2)], ids=["true rewards", "noisy verifier"])
+def test_gradient_is_that_of_rollouts_one_by_one(estimator, aggregation, errors):
+    """Means and variances over many steps, within 4 standard errors, against single rollouts."""
+    steps = 20_000
+    conditions = scenario(
+        prompts=3,
+        group_size=4,
+        pool_size=3,
+        noise_ratio=2.0,
+        dimension=4,
+        kappa=0.3,
+        false_positive=errors[0],
+        false_negative=errors[1],
+    )
+    pool = small_pool(replicates=steps)
+    environment = world(pool, conditions, estimator, aggregation, theta=THETA)
+    prompts = np.tile(np.arange(3), (steps, 1))
+    outcomes = environment.rollout(Request(prompts, np.tile([2, 3, 7], (steps, 1))))
+    environment.update(Groups.all_of(outcomes, weights=np.tile([1.0, 0.5, 2.0], (steps, 1))))
+    slow = gradients_one_by_one(
+        np.random.default_rng(11),
+        draws=steps,
+        difficulty=np.log(pool.success[0] / (1 - pool.success[0])),
+        features=pool.features[0],
+        theta=THETA,
+        kappa=conditions.kappa,
+        sigma=conditions.sigma,
+        counts=[2, 3, 7],
+        weights=[1.0, 0.5, 2.0],
+        estimator=estimators.create(estimator),
+        aggregation=aggregation,
+        errors=errors,
+    )
+    assert_same_distribution(environment.gradient, slow)
+
+
+def assert_same_distribution(ours, theirs):
+    for moment in (lambda g: g, lambda g: (g - g.mean(axis=0)) ** 2, lambda g: g[:, :1] * g[:, 1:2]):
+        a, b = moment(ours), moment(theirs)
+        error = np.sqrt(a.var(axis=0) / len(a) + b.var(axis=0) / len(b))
+        assert (np.abs(a.mean(axis=0) - b.mean(axis=0)) < 4 * error).all()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_one_step_by_hand(optimizer, clip):
+    """Without noise a step is arithmetic."""
+    conditions = scenario(
+        prompts=2, group_size=4, pool_size=2, noise_ratio=0.0, kappa=0.3, optimizer=optimizer, clip=clip
+    )
+    pool = small_pool(prompts=2)
+    environment = world(pool, conditions, "rloo", learning_rate=0.7, theta=THETA)
+    prompts = np.array([[1, 0]])
+    groups = Groups(prompts, np.array([[1, 3]]), np.array([[3, 1]]), np.ones((1, 2)))
+    environment.update(groups)
+    gradient = [0.0] * 4
+    for prompt, n, k in ((1, 4, 1), (0, 4, 3)):
+        p = pool.success[0, prompt]
+        logit = math.log(p / (1 - p)) + sum(
+            f * t for f, t in zip(pool.features[0, prompt], THETA, strict=True)
+        )
+        chance = 1 / (1 + math.exp(-(logit - 0.15 * sum(t * t for t in THETA))))
+        for j in range(n):
+            correct = 1 if j < k else 0
+            advantage = correct - (k - correct) / (n - 1)
+            for i in range(4):
+                score = (correct - chance) * (pool.features[0, prompt, i] - 0.3 * THETA[i])
+                gradient[i] += advantage * score / n / 2
+    np.testing.assert_allclose(environment.gradient[0], gradient, rtol=0, atol=1e-12)
+    length = math.sqrt(sum(g * g for g in gradient))
+    clipped = [g * min(1, (clip or math.inf) / length) for g in gradient]
+    # Adam's first direction is the sign of the gradient, up to eps.
+    moved = [g / (abs(g) + 1e-8) for g in clipped] if optimizer == "adam" else clipped
+    expected = [t + 0.7 * m for t, m in zip(THETA, moved, strict=True)]
+    np.testing.assert_allclose(environment.policy.theta[0], expected, rtol=0, atol=1e-12)
+
+
+def test_gradient_of_the_pool_is_the_slope_of_mean_success():
+    policy = Policy.on(small_pool(prompts=5), kappa=0.2)
+    policy.theta = THETA[None].copy()
+
+    def mean(theta):
+        return policy.success(policy.difficulty, policy.features, theta).mean()
+
+    step = 1e-6 * np.eye(4)
+    slope = [(mean(policy.theta + e) - mean(policy.theta - e)) / 2e-6 for e in step]
+    np.testing.assert_allclose(policy.gradient()[0], slope, rtol=1e-6)
+
+
+def test_prompts_without_hope_stay_so():
+    pool = Pool(np.array([[0.0, 1.0, 0.5]]), small_pool().features)
+    environment = world(pool, scenario(prompts=3, pool_size=3), theta=THETA)
+    run_step(environment, begin(environment, allocators.create("uniform")))
+    p = environment.success(np.array([[0, 1, 2]]))[0]
+    assert p[0] == 0
+    assert p[1] == 1
+    assert 0 < p[2] < 1
+    assert np.isfinite(environment.policy.theta).all()
+
+
+def reuse(option, age, replicates, theta_then=None, noise_ratio=2.0):
+    """An all-wrong group of 4 with one stored success; the policy has moved since by one step."""
+    conditions = scenario(
+        prompts=1, group_size=4, pool_size=1, noise_ratio=noise_ratio, dimension=4, kappa=0.3
+    )
+    environment = world(small_pool(prompts=1, replicates=replicates), conditions, "dr_grpo", theta=THETA)
+    then = THETA if theta_then is None else theta_then
+    environment._thetas = [np.broadcast_to(then, (replicates, 4))]
+    ones = np.ones((replicates, 1), dtype=np.int64)
+    environment.ledger.solved[:] = True
+    stored = Reuse(ones, age * ones, option)
+    environment.update(Groups(0 * ones, 0 * ones, 3 * ones, np.ones((replicates, 1)), reused=stored))
+    return environment
+
+
+@pytest.mark.parametrize("option", ["I", "II"])
+def test_reused_success_enters_as_its_option_says(option):
+    """n = 4 with one success under Dr. GRPO: A+ = 3/4, A- = -1/4; option II gives A+ no gradient."""
+    environment = reuse(option, 1, 20_000)
+    pool = small_pool(prompts=1)
+    policy = Policy.on(pool, 0.3)
+    p = policy.success(policy.difficulty, policy.features, THETA[None])[0, 0]
+    signal = (3 * 0.25 * p + (0.75 * (1 - p) if option == "I" else 0)) / 4
+    noise = (3 * 0.25**2 + (0.75**2 if option == "I" else 0)) / 16
+    direction = pool.features[0, 0] - 0.3 * THETA
+    error = np.sqrt(noise * environment.scenario.sigma**2 / 20_000)
+    assert (np.abs(environment.gradient.mean(axis=0) - signal * direction) < 4 * error).all()
+    variance = noise * environment.scenario.sigma**2
+    assert environment.gradient.var(axis=0) == pytest.approx(variance, rel=4 * np.sqrt(2 / 20_000))
+
+
+def test_replay_weighs_by_importance(monkeypatch):
+    """Without the clip the ratio has mean p / p_then; where nothing moved it is option I."""
+    monkeypatch.setattr(simulators.learning, "CLIP_HIGH", np.inf)
+    then = THETA + np.array([0.2, 0.0, -0.1, 0.1])
+    replicates = 40_000
+    environment = reuse("replay", 1, replicates, then)
+    pool = small_pool(prompts=1)
+    policy = Policy.on(pool, 0.3)
+    p, p_then = (
+        policy.success(policy.difficulty, policy.features, theta[None])[0, 0] for theta in (THETA, then)
+    )
+    signal = (3 * 0.25 * p + 0.75 * (1 - p) * p / p_then) / 4
+    direction = pool.features[0, 0] - 0.3 * THETA
+    mean = environment.gradient.mean(axis=0)
+    error = environment.gradient.std(axis=0) / np.sqrt(replicates)
+    assert (np.abs(mean - signal * direction) < 4 * error).all()
+    still, fresh = reuse("replay", 1, 8).gradient, reuse("I", 1, 8).gradient
+    np.testing.assert_allclose(still, fresh, rtol=1e-12)
+
+
+def test_replay_is_clipped_as_ppo_clips():
+    far = THETA - 3 * small_pool(prompts=1).features[0, 0]  # then p was much smaller: the ratio is large
+    clipped, second = reuse("replay", 1, 4, far, 0.0).gradient, reuse("II", 1, 4, far, 0.0).gradient
+    np.testing.assert_allclose(clipped, second, rtol=1e-12)
+
+
+def test_oracle_reads_the_chance_of_reward():
+    conditions = scenario(prompts=3, pool_size=3, false_positive=0.1, false_negative=0.3)
+    environment = world(small_pool(), conditions, theta=THETA)
+    prompts = np.array([[0, 1, 2]])
+    p = environment.success(prompts)
+    np.testing.assert_allclose(environment.reward(prompts), 0.7 * p + 0.1 * (1 - p))
+
+
+def cell(name="u-shaped-v1", allocator="uniform", **changes):
+    made = dataclasses.replace(scenarios.create(name), **({"steps": 20} | changes))
+    return LearningCell(
+        name, made, allocator, allocators.create(allocator), estimators.create("rloo"), "prompt", 0, 0
+    )
+
+
+def test_a_cell_is_a_pure_function_of_its_fields():
+    first, second = (cell(allocator="vip[predictor=beta]").run() for _ in range(2))
+    pd.testing.assert_frame_equal(
+        first.drop(columns="allocator_seconds"), second.drop(columns="allocator_seconds")
+    )
+    other = dataclasses.replace(cell(), block=1).run()
+    assert set(other.replicate) == set(range(BLOCK, 2 * BLOCK))
+
+
+def test_everyone_gets_the_same_prompts():
+    uniform, divided = cell(), cell(allocator="uniform[divide=2]")
+    reference = dataclasses.replace(uniform, reference=True)
+    worlds = [one.world()[0] for one in (uniform, divided, reference)]
+    for other in worlds[1:]:
+        assert np.array_equal(other.policy.features, worlds[0].policy.features)
+    drawn = [one.stream.draw(8) for one in worlds]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])  # the reference run has random numbers of its own
+
+
+def test_curves_add_up():
+    table = cell(allocator="dapo").run()
+    last = table[table.steps == table.steps.max()]
+    discarded = last[[f"discarded_{name}" for name in (*DISCARDED, "other")]].sum(axis=1)
+    assert (last.rollouts == last.trained + discarded + last.held).all()
+    assert (last.effective <= last.groups).all()
+    first = table[table.steps == 0]
+    assert (first.rollouts == 0).all()
+    assert (first.seconds == 0).all()
+    for column in ("rollouts", "tokens", "seconds", "steps", "trained"):
+        assert (np.diff(table.pivot(index="steps", columns="replicate", values=column), axis=0) > 0).all()
+    counts = table[[count_metric(b) for b in range(COUNT_BINS)]]
+    assert counts[table.steps > 0].notna().any(axis=None)
+    assert (table.accuracy.between(0, 1)).all()
+    assert (table.pass_at_8 >= table.accuracy).all()
+
+
+def test_uniform_pays_what_the_budget_says():
+    table = cell().run()
+    assert (table.rollouts == table.steps * 128 * 8).all()
+    assert table.rollouts.max() >= 1.5 * 20 * 128 * 8
+    bins = table[table.steps > 0][[count_metric(b) for b in range(COUNT_BINS)]].to_numpy()
+    np.testing.assert_allclose(bins[~np.isnan(bins)], 8)
+
+
+def test_training_helps_and_too_large_steps_do_not():
+    good = cell(steps=60).run()
+    gain = good[good.steps == 60].accuracy.to_numpy() - good[good.steps == 0].accuracy.to_numpy()
+    assert gain.min() > 0.05
+    wild = dataclasses.replace(cell(steps=60), rate=200.0).run()
+    assert wild[wild.steps == 60].accuracy.mean() < good[good.steps == 60].accuracy.mean() - 0.05
+
+
+def test_a_free_lunch_ends():
+    """An allocator that asks for almost nothing is stopped after a number of steps, not of rollouts."""
+    table = cell(allocator="uniform[divide=1000]", steps=5, prompts=4, pool_size=8).run()
+    assert table.steps.max() == 5 * simulators.learning.MOST_STEPS
+
+
+def test_cells_of_a_study():
+    chosen = {name: scenarios.create(name) for name in DEFAULT_SCENARIOS}
+    named = {name: allocators.create(name) for name in ("uniform", "dapo")}
+    cells = learning_cells(chosen, named, estimators.create("rloo"), "prompt", BLOCK + 1, 0, [0.5, 2.0])
+    assert len(cells) == len(chosen) * (1 + 2 * 3) * 2
+    assert {c.rate for c in cells if c.allocator_name == "dapo"} == {0.5, 1.0, 2.0}
+    assert {c.rate for c in cells if c.allocator_name == REFERENCE} == {1.0}
+    assert all(c.reference == (c.allocator_name == REFERENCE) for c in cells)
+
+
+def test_what_cannot_be_said_so_names_the_allocator():
+    with pytest.raises(InputError, match=r"allocator random\[lower=9\]: "):
+        cell(allocator="random[lower=9]").run()
+
+
+LEARNING = [name for name in scenarios.names() if isinstance(scenarios.create(name), LearningScenario)]
+
+
+def test_there_are_thirteen():
+    assert len(LEARNING) == 13
+    assert set(DEFAULT_SCENARIOS) <= set(LEARNING)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_summary_states_the_cosine_of_the_scenario(name):
+    made = scenarios.create(name)
+    stated = float(re.search(r"cosine (\.\d+)\.$", made.summary).group(1))
+    table = cell(name, steps=25).run()
+    measured = table[table.steps.between(1, 25)].cosine.mean()
+    assert measured == pytest.approx(stated, abs=0.03)
+
+
+@given(st.integers(1, 4), st.floats(0, 1))
+def test_opposed_skills_are_opposed(pairs, conflict):
+    from simulators.pools import draw_pool
+
+    rng = np.random.default_rng(0)
+    pool = draw_pool(BetaDifficulty(1, 1), rng, 2, 50, 64, 2 * pairs, 0.5, conflict)
+    assert np.allclose((pool.features**2).sum(axis=2), 1)
+
+
+def test_conflict_makes_centres_point_apart():
+    from simulators.pools import draw_pool
+
+    def lowest(conflict):
+        pool = draw_pool(BetaDifficulty(1, 1), np.random.default_rng(0), 1, 400, 64, 2, 0.5, conflict)
+        return (pool.features[0] @ pool.features[0].T).min()
+
+    assert lowest(0.9) < lowest(0.0) - 0.2
+
+
+def test_predictors_may_see_less_than_the_truth():
+    rng = np.random.default_rng
+    clear, blurred = scenario(), scenario(feature_noise=1.0)
+    train, _, seen = clear.pools(rng(0), 2)
+    assert np.array_equal(seen, train.features)
+    train, _, seen = blurred.pools(rng(0), 2)
+    error = ((seen - train.features) ** 2).sum(axis=2).mean()
+    assert error == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_pool_smaller_than_the_batch_is_refused():
+    with pytest.raises(InputError, match="pool_size=10: a step draws prompts=128"):
+        scenarios.create("u-shaped-v1[pool_size=10]")
+
+
+def test_stored_rollouts_are_scored_under_the_current_policy():
+    """A group trained on a step after it was sampled: x uses p of now."""
+    conditions = scenario(prompts=1, group_size=4, pool_size=1, noise_ratio=0.0, dimension=4, kappa=0.0)
+    environment = world(small_pool(prompts=1), conditions, "dr_grpo")
+    environment.rollout(Request(np.zeros((1, 1), int), np.full((1, 1), 4)))
+    environment.policy.theta = THETA[None].copy()
+    environment._known = None
+    outcomes = Outcomes(np.zeros((1, 1), int), np.full((1, 1), 4), np.full((1, 1), 2))
+    p = environment.success(outcomes.prompts)[0, 0]
+    environment.update(Groups.all_of(outcomes))
+    x = (2 * 0.5 * (1 - p) + 2 * 0.5 * p) / 4
+    np.testing.assert_allclose(environment.gradient[0], x * small_pool(prompts=1).features[0, 0])
