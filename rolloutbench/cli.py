@@ -564,7 +564,7 @@ def _carry_out(study: Study, sort: str | None, jobs: int, out: Path, overwrite: 
         raise InputError(f"--sort {sort}: no metric that ranks: {nearest(sort, rankable)}")
     command = {"command": shlex.join(["rolloutbench", *sys.argv[1:]]), "version": __version__}
     with output_directory(out, overwrite) as directory:
-        ran = _with_progress(study.cells(), jobs)
+        ran = _with_progress(study.command, study.cells(), jobs)
         summary = study.finish(ran, directory, sort)
         record = command | study.record()
         (directory / MARKER).write_text(json.dumps(record, indent=2) + "\n")
@@ -659,7 +659,7 @@ def _scenarios(
     return chosen | {"measured": make(f"pass rates of {pass_rates}", Measured(rates, tried))}, is_snapshot
 
 
-def _with_progress(cells: Sequence[Cell], jobs: int) -> list[pd.DataFrame]:
+def _with_progress(command: str, cells: Sequence[Cell], jobs: int) -> list[pd.DataFrame]:
     """Run the cells, showing how far they are on stderr."""
     console = tables.console(stderr=True)
     done: list[pd.DataFrame] = []
@@ -667,9 +667,9 @@ def _with_progress(cells: Sequence[Cell], jobs: int) -> list[pd.DataFrame]:
         for result in run_cells(cells, jobs):
             done.append(result)
             if len(done) * 5 // len(cells) > (len(done) - 1) * 5 // len(cells):
-                console.print(f"{len(done)} of {len(cells)} cells")
+                console.print(f"{command}: {len(done)} of {len(cells)} cells")
         return done
-    layout = (TextColumn("running"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    layout = (TextColumn(command), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*layout, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(cells))
         for result in run_cells(cells, jobs):

@@ -44,6 +44,7 @@ class Study(ABC):
     default_sort: ClassVar[str]
     columns: ClassVar[Sequence[tables.Column]]
     who: ClassVar[str] = "allocator"
+    command: ClassVar[str] = "compare"
 
     allocators: dict[str, Allocator]
     estimator_name: str
@@ -57,8 +58,8 @@ class Study(ABC):
         """What is to be run."""
 
     @abstractmethod
-    def conditions(self) -> str:
-        """One line that stands below every table and above every figure."""
+    def conditions(self, scenario: str | None = None) -> str:
+        """One line that stands below every table and above every figure; of one scenario, or of all."""
 
     @abstractmethod
     def results(self, ran: Sequence[pd.DataFrame], directory: Path, sort: str) -> pd.DataFrame:
@@ -95,11 +96,13 @@ class Study(ABC):
 
     def tables(self, summary: pd.DataFrame, directory: Path, sort: str) -> list[Table]:
         """What the terminal shows."""
-        caption = f"{self.conditions()}; ± half of a 95% interval"
         return [
-            tables.comparison(summary, name, sort, caption, self.columns, self.who)
+            tables.comparison(summary, name, sort, self._caption(name), self.columns, self.who)
             for name in self.scenario_names()
         ]
+
+    def _caption(self, scenario: str) -> str:
+        return f"{self.conditions(scenario)}; ± half of a 95% interval"
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class SnapshotStudy(Study):
             f" (from {MONTE_CARLO_DRAWS} steps: {', '.join(sampled)})" if sampled else ""
         )
 
-    def conditions(self) -> str:
+    def conditions(self, scenario: str | None = None) -> str:
         """Estimator, aggregation, budget, replicates, seed, moments."""
         return (
             f"{self.estimator_name}, aggregation {self.aggregation}, {self.budget.prompts} prompts x "
@@ -145,6 +148,7 @@ class SnapshotStudy(Study):
         return {
             **super().record(),
             "prompts": self.budget.prompts,
+            "group_size": int(self.budget.group_size),
             "rollouts": self.budget.rollouts,
             "moments": self._moments(),
             "scenarios": {name: repr(made) for name, made in self.scenarios.items()},
@@ -186,17 +190,16 @@ class LearningStudy(Study):
         how = self.estimator, self.aggregation, self.replicates, self.seed, self.rates
         return learning_cells(self.scenarios, self.allocators, *how)
 
-    def conditions(self) -> str:
+    def conditions(self, scenario: str | None = None) -> str:
         """Estimator, aggregation, replicates, seed; the budget is the scenario's."""
+        budget = ""
+        if scenario is not None:
+            made = self.scenarios[scenario]
+            budget = f"{made.steps} steps of {made.prompts} prompts x {made.group_size} rollouts, "
         return (
-            f"{self.estimator_name}, aggregation {self.aggregation}, {self.replicates} paired replicates, "
-            f"seed {self.seed}, {self._budgets()}"
+            f"{self.estimator_name}, aggregation {self.aggregation}, {budget}{self.replicates} paired "
+            f"replicates, seed {self.seed}"
         )
-
-    def _budgets(self) -> str:
-        budgets = {f"{made.prompts} prompts x {made.group_size}" for made in self.scenarios.values()}
-        steps = {f"{made.steps} steps" for made in self.scenarios.values()}
-        return f"{' or '.join(sorted(budgets))} rollouts, {' or '.join(sorted(steps))}"
 
     def record(self) -> dict[str, Any]:
         """With learning rates and scenarios."""
@@ -211,7 +214,9 @@ class LearningStudy(Study):
         curves = pd.concat(ran, ignore_index=True)
         timing(curves).to_csv(directory / "timing.csv", index=False)
         curves = curves.drop(columns="allocator_seconds")
-        single = [name for name in map(str, curves) if name.partition("@")[0] in ("counts", "accuracy", "cosine")]
+        single = [
+            name for name in map(str, curves) if name.partition("@")[0] in ("counts", "accuracy", "cosine")
+        ]
         curves.astype(dict.fromkeys(single, np.float32)).to_parquet(
             directory / "curves.parquet", index=False, compression="zstd"
         )
@@ -245,13 +250,15 @@ class LearningStudy(Study):
     def tables(self, summary: pd.DataFrame, directory: Path, sort: str) -> list[Table]:
         """A table a scenario, at the common and at each allocator's own learning rate; then all scenarios."""
         shown = super().tables(summary, directory, sort)
-        caption = f"{self.conditions()}, by {sort}; [95% interval]"
+        caption = f"{self.conditions()}, by {sort}; [95% intervals]"
         if len(self.rates) > 1:
-            rate = tables.Column(f"{TUNED_PREFIX}rate", "learning rate\nfactor", "level")
-            tuned = [tables.Column(TUNED_PREFIX + c.metric, c.heading, c.shown) for c in self.columns]
-            own = f"each at its own best of {len(self.rates)} learning rates; {self.conditions()}"
+            rate = tables.Column(f"{TUNED_PREFIX}rate", "learning\nrate x", "level", 2)
+            tuned = [c._replace(metric=TUNED_PREFIX + c.metric) for c in self.columns]
+            own = f"each at its own best of {len(self.rates)} learning rates; "
             shown += [
-                tables.comparison(summary, name, TUNED_PREFIX + sort, own, [rate, *tuned])
+                tables.comparison(
+                    summary, name, TUNED_PREFIX + sort, own + self._caption(name), [rate, *tuned]
+                )
                 for name in self.scenario_names()
             ]
         if len(self.scenarios) > 1:
@@ -268,7 +275,9 @@ def timing(curves: pd.DataFrame) -> pd.DataFrame:
     last = curves[curves.allocator != REFERENCE].groupby(["scenario", "allocator"], sort=False)
     seconds = last.apply(lambda rows: (rows.allocator_seconds / rows.steps.clip(lower=1)).max())
     table = seconds.rename("seconds_per_step").reset_index()
-    timed: pd.DataFrame = table.assign(share_of_published_step=table.seconds_per_step / PUBLISHED_STEP_SECONDS)
+    timed: pd.DataFrame = table.assign(
+        share_of_published_step=table.seconds_per_step / PUBLISHED_STEP_SECONDS
+    )
     return timed
 
 
@@ -280,6 +289,7 @@ class PredictionStudy(Study):
     default_sort: ClassVar[str] = "brier_later"
     columns: ClassVar[Sequence[tables.Column]] = tables.PREDICTION_COLUMNS
     who: ClassVar[str] = "predictor"
+    command: ClassVar[str] = "predict"
 
     scenarios: dict[str, LearningScenario]
     predictors: dict[str, Predictor]
@@ -294,7 +304,7 @@ class PredictionStudy(Study):
         how = allocator, self.estimator, self.aggregation, self.replicates, self.seed
         return prediction_cells(self.scenarios, self.predictors, *how)
 
-    def conditions(self) -> str:
+    def conditions(self, scenario: str | None = None) -> str:
         """Who was watched, and how."""
         (name,) = self.allocators
         return (

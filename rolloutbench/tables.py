@@ -23,6 +23,7 @@ class Column(NamedTuple):
     metric: str
     heading: str
     shown: str
+    digits: int = 3
 
 
 SNAPSHOT_COLUMNS = (
@@ -34,14 +35,14 @@ SNAPSHOT_COLUMNS = (
     Column("generated_per_prompt", "rollouts\nper prompt", "level"),
 )
 LEARNING_COLUMNS = (
-    Column("rollouts_to_50", "rollouts to\n50% of gain", "ratio"),
-    Column("rollouts_to_90", "rollouts to\n90% of gain", "ratio"),
-    Column("seconds_to_90", "seconds to\n90% of gain", "ratio"),
+    Column("rollouts_to_50", "rollouts\nto 50%", "ratio", 2),
+    Column("rollouts_to_90", "rollouts\nto 90%", "ratio", 2),
+    Column("seconds_to_90", "seconds\nto 90%", "ratio", 2),
     Column("area_over_rollouts", "area over\nrollouts", "ratio"),
-    Column("accuracy_at_rollouts", "points at\n= rollouts", "difference"),
-    Column("accuracy_at_steps", "points at\n= steps", "difference"),
-    Column("wasted_ratio", "wasted\nrollouts", "level"),
-    Column("rollouts_per_step", "rollouts\nper step", "level"),
+    Column("accuracy_at_rollouts", "points at\n= rollouts", "difference", 1),
+    Column("accuracy_at_steps", "points at\n= steps", "difference", 1),
+    Column("wasted_ratio", "wasted\nrollouts", "level", 2),
+    Column("rollouts_per_step", "rollouts\nper step", "level", 0),
 )
 PREDICTION_COLUMNS = tuple(
     Column(f"{score}_{phase}", f"{heading}\n{when}", "level")
@@ -87,9 +88,9 @@ def comparison(
         title=scenario, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD
     )
     table.add_column(who, no_wrap=True)
-    table.add_column("against\nuniform", no_wrap=True)
+    table.add_column("against\nuniform")
     for column in columns:
-        table.add_column(column.heading, justify="right", no_wrap=True)
+        table.add_column(column.heading, justify="right")
     for allocator in ranking.index:
         verdict, style = _verdict(by_metric[sort].loc[allocator], higher_is_better)
         name = Text(allocator, style="bold" if allocator == BASELINE else "")
@@ -101,11 +102,10 @@ def comparison(
 
 def _shown(row: pd.Series, column: Column) -> Text:
     if column.shown == "ratio":
-        return _number(row.ratio, row.ratio_high)
+        return _number(row.ratio, row.ratio_high, column.digits)
     if column.shown == "difference":  # of accuracies, in percentage points
-        points, high = 100 * row.difference, 100 * row.difference_high
-        return Text(f"{points:+.1f} ±{high - points:.1f}" if high - points > 5e-5 else f"{points:.4g}")
-    return _number(row.estimate, row.high)
+        return _number(100 * row.difference, 100 * row.difference_high, column.digits, "+")
+    return _number(row.estimate, row.high, column.digits)
 
 
 def across_scenarios(ranking: pd.DataFrame, caption: str) -> Table:
@@ -146,13 +146,14 @@ def _verdict(row: pd.Series, higher_is_better: bool) -> tuple[str, str]:
     return "even", ""
 
 
-def _number(estimate: float, high: float) -> Text:
+def _number(estimate: float, high: float, digits: int, sign: str = "") -> Text:
     """An estimate and half the width of its interval, which is symmetric; no width where it is 0."""
     if not np.isfinite(estimate):
         return Text("n/a")
     half = high - estimate
-    digits = 3 if abs(estimate) < 100 else 0
-    return Text(f"{estimate:.{digits}f} ±{half:.{digits}f}" if half > 5e-7 else f"{estimate:.4g}")
+    if not half > 5e-7:
+        return Text(f"{estimate:.4g}")
+    return Text(f"{estimate:{sign}.{digits}f} ±{half:.{digits}f}")
 
 
 def registered(kind: str, entries: Iterable[Entry]) -> Table:
@@ -161,7 +162,7 @@ def registered(kind: str, entries: Iterable[Entry]) -> Table:
     table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
     table.add_column("name", no_wrap=True, style="bold")
     table.add_column("what it is", ratio=3)
-    table.add_column("parameters", ratio=2, style="dim")
+    table.add_column("parameters", ratio=2, style="dim", overflow="fold")
     for entry in entries:
         table.add_row(entry.name, Text(entry.summary), Text(entry.parameters))
     return table

@@ -64,11 +64,11 @@ class LearningScenario:
     difficulty: DifficultySpec = "beta"  # type: ignore[assignment]
     prompts: Annotated[int, Field(ge=1)] = 128
     group_size: Annotated[int, Field(ge=1)] = 8
-    steps: Annotated[int, Field(ge=1)] = 200
+    steps: Annotated[int, Field(ge=1)] = 100
     optimizer: OptimizerSpec = "sgd"  # type: ignore[assignment]
     learning_rate: Annotated[float, Field(gt=0)] = 8.0
     clip: Annotated[float, Field(gt=0)] | None = None
-    pool_size: Annotated[int, Field(ge=1)] = 1024
+    pool_size: Annotated[int, Field(ge=1)] = 2048
     held_out: Annotated[int, Field(ge=1)] = 512
     noise_ratio: Annotated[float, Field(ge=0, le=1e9)] = 100.0
     kappa: Annotated[float, Field(ge=0)] = 0.01
@@ -132,74 +132,74 @@ scenarios: Registry[Scenario] = Registry(
     "scenario",
     {
         "weak-cold-v1": _learning(
-            "A weak policy: Beta(.4, 2.6), mean .13; Adam; cosine .24.",
+            "A weak policy: Beta(.4, 2.6), mean .13; Adam; cosine .19.",
             BetaDifficulty(0.4, 2.6),
+            optimizer=ADAM,
+            learning_rate=0.25,
+        ),
+        "mid-broad-v1": _learning(
+            "sigmoid(N(-0.5, 2^2)), mean .43; SGD; cosine .19.", LogitNormal(-0.5, 2.0), learning_rate=12.0
+        ),
+        "strong-saturating-v1": _learning(
+            "A strong policy: Beta(2.6, .4), mean .87; Adam; cosine .17.",
+            BetaDifficulty(2.6, 0.4),
             optimizer=ADAM,
             learning_rate=0.15,
         ),
-        "mid-broad-v1": _learning(
-            "sigmoid(N(-0.5, 2^2)), mean .43; SGD; cosine .23.", LogitNormal(-0.5, 2.0), learning_rate=8.0
-        ),
-        "strong-saturating-v1": _learning(
-            "A strong policy: Beta(2.6, .4), mean .87; Adam; cosine .20.",
-            BetaDifficulty(2.6, 0.4),
-            optimizer=ADAM,
-            learning_rate=0.1,
-        ),
         "u-shaped-v1": _learning(
-            "Many prompts near 0 and near 1: Beta(.4, .6), mean .40; SGD; cosine .22.",
+            "Many prompts near 0 and near 1: Beta(.4, .6), mean .40; SGD; cosine .18.",
             U_SHAPED,
-            learning_rate=8.0,
+            learning_rate=12.0,
         ),
         "u-shaped-adam-v1": _learning(
-            "u-shaped with Adam; cosine .22.", U_SHAPED, optimizer=ADAM, learning_rate=0.15
+            "u-shaped with Adam; cosine .18.", U_SHAPED, optimizer=ADAM, learning_rate=0.25
         ),
         "dead-sixty-v1": _learning(
-            "30% never solved, 30% always solved, the rest Beta(1, 1); groups of 64; SGD; cosine .2.",
+            "30% never solved, 30% always solved, the rest Beta(1, 1); groups of 64; SGD; cosine .15.",
             Dead(),
             group_size=64,
             noise_ratio=800.0,
-            learning_rate=8.0,
+            learning_rate=14.0,
         ),
         "unsolvable-heavy-v1": _learning(
-            "Half never solved, 10% always, the rest Beta(1, 1); groups of 16; SGD; cosine .2.",
+            "Half never solved, 10% always, the rest Beta(1, 1); groups of 16; SGD; cosine .15.",
             Dead(0.5, 0.1),
             group_size=16,
             noise_ratio=200.0,
-            learning_rate=8.0,
+            learning_rate=14.0,
         ),
         "narrow-mid-v1": _learning(
-            "All prompts about half solved: Beta(8, 8); SGD; cosine .26.",
+            "All prompts about half solved: Beta(8, 8); SGD; cosine .21.",
             BetaDifficulty(8, 8),
-            learning_rate=4.0,
+            learning_rate=7.0,
         ),
         "small-pool-v1": _learning(
-            "u-shaped, 256 prompts seen a hundred times; Adam; cosine .22.",
+            "u-shaped, 256 prompts seen fifty times; Adam; cosine .19.",
             U_SHAPED,
             optimizer=ADAM,
-            learning_rate=0.15,
+            learning_rate=0.2,
             pool_size=256,
         ),
         "low-noise-v1": _learning(
-            "u-shaped, noise ratio 10; SGD; cosine .46.", U_SHAPED, learning_rate=16.0, noise_ratio=10.0
+            "u-shaped, noise ratio 10; SGD; cosine .38.", U_SHAPED, learning_rate=24.0, noise_ratio=10.0
         ),
         "high-noise-v1": _learning(
-            "u-shaped, noise ratio 1,000; SGD; cosine .10.",
+            "u-shaped, noise ratio 1,000; SGD; cosine .07.",
             U_SHAPED,
             learning_rate=3.0,
             noise_ratio=1000.0,
         ),
         "conflicting-skills-v1": _learning(
-            "u-shaped, skills in opposed pairs; SGD; cosine .14.",
+            "u-shaped, skills in opposed pairs; SGD; cosine .10.",
             U_SHAPED,
-            learning_rate=6.0,
+            learning_rate=7.0,
             conflict=0.8,
         ),
         "small-batch-v1": _learning(
-            "u-shaped, 32 prompts a step; Adam; cosine .14.",
+            "u-shaped, 32 prompts a step; Adam; cosine .10.",
             U_SHAPED,
             optimizer=ADAM,
-            learning_rate=0.1,
+            learning_rate=0.2,
             prompts=32,
         ),
         "snapshot-u-shaped-v1": _snapshot(

@@ -15,16 +15,17 @@ import pytest
 from command_line import Output, run
 
 from rolloutbench import __version__, cli
-from rolloutbench.metrics import SNAPSHOT_METRICS
+from rolloutbench.metrics import METRICS
 from rolloutbench.solvers import SOLVERS
 
 SUMMARY = [
     *("scenario", "allocator", "metric", "estimate", "low", "high", "replicates"),
     *("ratio", "ratio_low", "ratio_high"),
+    *("difference", "difference_low", "difference_high"),
 ]
 PER_REPLICATE = ["scenario", "allocator", "replicate", "metric", "value"]
 NAMES = {kind: registry.names() for kind, registry in cli.REGISTRIES.items()}
-NAMES |= {"solver": list(SOLVERS), "metric": list(SNAPSHOT_METRICS)}
+NAMES |= {"solver": list(SOLVERS), "metric": list(METRICS)}
 SMALL = "compare --quick --prompts 16 -s snapshot-u-shaped-v1"
 
 
@@ -62,7 +63,7 @@ def base(tmp_path_factory):
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("", "--version list solve compare"),
+        ("", "--version list solve compare predict"),
         ("list", "kind --json"),
         ("solve", "--p --budget --lower --upper --objective --solver --allow-zero --group-minimum --json"),
         (
@@ -309,7 +310,7 @@ def test_compare_at_measured_pass_rates():
     table = pd.DataFrame({"pass_rate": [0.0, 0.125, 0.5, 1.0], "n": [8, 8, 8, 8]})
     table.to_csv("rates.csv", index=False)
     table.rename(columns={"pass_rate": "rate"}).to_parquet("rates.parquet")
-    quick = "compare --quick --prompts 16 -a vip"
+    quick = "compare --snapshot --quick --prompts 16 -a vip"
     ok(f"{quick} --pass-rates rates.csv --out plain")
     ok(f"{quick} --pass-rates rates.parquet --column rate --trials n -s snapshot-weak-v1 --out freed")
     plain, freed = (pd.read_csv(f"{out}/summary.csv") for out in ("plain", "freed"))
@@ -375,9 +376,16 @@ def test_sort_ranks_by_that_metric():
 def test_specs_and_paths_are_shown_in_full():
     """Brackets are no markup, and a long path is not folded."""
     out = Path("out[red]", *["deeper"] * 20)
-    command = "compare --quick --prompts 16 -a vip[lower=4] -s snapshot-weak-v1[visits=2] --estimator grpo[ddof=0]"
+    command = (
+        "compare --quick --prompts 16 -a vip[lower=4] -s snapshot-weak-v1[visits=2] --estimator grpo[ddof=0]"
+    )
     shown = ok(f"{command} --out {out}").out
-    for name in ("vip[lower=4]", "snapshot-weak-v1[visits=2]", "grpo[ddof=0]", str(out / "per_replicate.parquet")):
+    for name in (
+        "vip[lower=4]",
+        "snapshot-weak-v1[visits=2]",
+        "grpo[ddof=0]",
+        str(out / "per_replicate.parquet"),
+    ):
         assert name in shown
     assert ok(f"{command} --out 'out[/red]'").code == 0
 

@@ -26,8 +26,9 @@ START = "rolloutbench: error: "
 SOLVE = "solve --p 0.1,0.5,0.9 --budget 24"
 FILE = "solve --budget 24 --p"
 CVXPY = "solve --p groups.csv --budget 240 --solver cvxpy"
-RUN = "compare --quick --prompts 16 --out new/out"
+RUN = "compare --snapshot --quick --prompts 16 --out new/out"
 COMPARE = f"{RUN} -a vip -s snapshot-weak-v1"
+LEARN = "compare --quick -a vip --out new/out -s u-shaped-v1"
 RATES = f"{RUN} -a vip --pass-rates"
 
 
@@ -205,13 +206,38 @@ WRONG_COMPARISONS = {
     "permuted-nothing": (f"{COMPARE} -a permuted[of=nothing]", "allocator 'nothing'", "known: "),
     "nested-too-deep": (f"{COMPARE} -a {'permuted[of=' * 400}vip{']' * 400}", "nest"),
     "inconsistent-parameters": (f"{COMPARE} -a coba[alpha_max=20]", "alpha_max=20", "kappa=11"),
-    "unknown-scenario": (f"{COMPARE} -s weak", "'weak'", "snapshot-weak-v1"),
+    "unknown-scenario": (f"{COMPARE} -s snapshot-weak", "'snapshot-weak'", "snapshot-weak-v1"),
     "scenario-twice": (f"{COMPARE} -s snapshot-weak-v1", "'snapshot-weak-v1'", "twice"),
-    "scenario-twice-by-all": (f"{COMPARE} -s all", "'snapshot-weak-v1'", "twice"),
+    "scenario-twice-by-all": (f"{COMPARE} -s all-snapshots", "'snapshot-weak-v1'", "twice"),
+    "two-kinds-of-scenario": (f"{RUN} -s snapshot-weak-v1 -s u-shaped-v1", "u-shaped-v1", "one kind"),
+    "snapshot-steps": (f"{COMPARE} --steps 10", "--steps", "a snapshot does not train"),
+    "snapshot-learning-rates": (f"{COMPARE} --learning-rates 1,2", "--learning-rates", "does not train"),
+    "learning-draws": (f"{LEARN} --draws 5", "--draws 5", "only snapshots"),
+    "learning-rate-text": (f"{LEARN} --learning-rates 1,fast", "--learning-rates", "'fast'", "above 0"),
+    "learning-rate-zero": (f"{LEARN} --learning-rates 0", "--learning-rates", "'0'", "above 0"),
+    "learning-rate-infinite": (f"{LEARN} --learning-rates inf", "--learning-rates", "'inf'", "above 0"),
+    "learning-sort": (f"{LEARN} --sort snr", "--sort snr", "known: "),
+    "learning-prompts": (f"{LEARN} --prompts 5000", "--prompts 5000", "pool_size=1024"),
+    "learning-pool": (f"{LEARN}[pool_size=3]", "pool_size=3", "prompts=128"),
+    "learning-optimizer": (f"{LEARN}[optimizer=adamw]", "'adamw'", "adam"),
+    "learning-verifier": (f"{LEARN}[false_positive=2]", "false_positive=2", "1"),
+    "predict-snapshot": (
+        "predict -s snapshot-weak-v1 --out new/out",
+        "snapshot-weak-v1",
+        "nothing is learned",
+    ),
+    "predict-unknown": ("predict -p bata --out new/out", "'bata'", "beta"),
+    "predict-twice": ("predict -p beta -p beta --out new/out", "'beta'", "twice"),
+    "predict-sort": ("predict -s u-shaped-v1 --sort mae --out new/out", "--sort mae", "mae_later"),
+    "predict-coverage": ("predict -s u-shaped-v1 --sort coverage_later --out new/out", "coverage_later"),
     "scenario-parameter": (f"{RUN} -s snapshot-weak-v1[visit=2]", "'visit'", "visits"),
     "scenario-out-of-range": (f"{RUN} -s snapshot-weak-v1[predictability=2]", "predictability=2", "1"),
     "unknown-difficulty": (f"{RUN} -s snapshot-weak-v1[difficulty=betta]", "'betta'", "beta"),
-    "difficulty-inconsistent": (f"{RUN} -s snapshot-weak-v1[difficulty=dead[solved=0.9]]", "solved=0.9", "at most 1"),
+    "difficulty-inconsistent": (
+        f"{RUN} -s snapshot-weak-v1[difficulty=dead[solved=0.9]]",
+        "solved=0.9",
+        "at most 1",
+    ),
     "unknown-estimator": (f"{COMPARE} --estimator rlo", "'rlo'", "rloo"),
     "estimator-out-of-range": (f"{COMPARE} --estimator grpo[ddof=2]", "ddof=2", "1"),
     "unknown-aggregation": (f"{COMPARE} --aggregation prompts", "--aggregation prompts", "rollout"),
@@ -253,6 +279,7 @@ WRONG_COMPARISONS = {
 }
 
 FOUND_WHILE_RUNNING = {
+    "learning-vip-lower": (f"{LEARN}[prompts=8,pool_size=16] -a vip[lower=9]", "vip[lower=9]", "budget=64"),
     "vip-lower": (f"{COMPARE} -a vip[lower=9]", "vip[lower=9]", "budget=128", "144"),
     "vip-upper": (f"{COMPARE} -a vip[upper=7]", "vip[upper=7]", "budget=128", "112"),
     "vip-bounds": (f"{COMPARE} -a vip[lower=5,upper=4]", "vip[lower=5,upper=4]", "lower=5", "upper=4"),
@@ -413,7 +440,7 @@ def test_the_program_refuses_in_one_line(case, running):
 def test_an_interrupted_comparison_leaves_nothing(number, jobs, codes):
     before = tree()
     # Long enough to be interrupted: the first line on stderr comes after a fifth of the cells.
-    command = [*PROGRAM, *shlex.split(f"compare -s all --out new/out --jobs {jobs}")]
+    command = [*PROGRAM, *shlex.split(f"compare -s all-snapshots --out new/out --jobs {jobs}")]
     program = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -7,6 +7,7 @@ judged predictions what `simulators.prediction` gives. "Points" are percentage p
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -84,7 +85,7 @@ def learning_curves(curves: pd.DataFrame, steps: dict[str, int], axis: str, cond
         say(
             figure,
             conditions,
-            f"Held-out accuracy since the start, mean and 95% interval, up to what the reference run spent in "
+            "Held-out accuracy, means and 95% intervals, up to what the reference run spent in "
             f"{_steps(steps, panels)}. Dotted: {targets} of its gain.",
         )
         legend_below(figure, _legend(panels, look))
@@ -116,8 +117,8 @@ def difference_curves(curves: pd.DataFrame, steps: dict[str, int], axis: str, co
         say(
             figure,
             conditions,
-            f"Held-out accuracy minus {BASELINE}'s, mean and 95% interval, paired by replicate, up to what the "
-            f"reference run spent in {_steps(steps, panels)}.",
+            f"Held-out accuracy minus {BASELINE}'s, means and 95% intervals of pairs, up to what "
+            f"the reference run spent in {_steps(steps, panels)}.",
         )
         legend_below(figure, _legend(panels, look))
     return figure
@@ -216,7 +217,7 @@ def heat_map(summary: pd.DataFrame, metric: str, conditions: str) -> Figure:
                 label.set(rotation=45, ha="left", rotation_mode="anchor")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        beside = {"textcoords": "offset points", "fontsize": 6, "annotation_clip": False}
+        beside: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6, "annotation_clip": False}
         for place, rank in enumerate(ranks[order]):
             text = f"{rank:.1f}" if np.isfinite(values[place]).any() else "–"
             axes.annotate(text, (len(scenarios), place + 0.5), (5, 0), va="center", **beside)
@@ -255,7 +256,9 @@ def ranking(ranks: pd.DataFrame, critical_difference: float, conditions: str) ->
             axes.plot([rank - half, rank + half], [place, place], color=style.color, lw=2.5, alpha=0.4)
             axes.plot(rank, place, color=style.color, marker=style.marker, ls="")
         if BASELINE in names:
-            axes.vlines(mean[names.index(BASELINE)], -0.5, len(names) - 0.4, color="0.6", lw=0.8, ls=":")
+            axes.vlines(
+                mean[names.index(BASELINE)], -0.5, len(names) - 0.4, color="0.6", lw=0.8, ls=":", zorder=0
+            )
         if np.isfinite(critical_difference):
             start, above = mean.min() - half, -1.2
             axes.errorbar(start + half, above, xerr=half, color="black", lw=0.8, capsize=2)
@@ -266,10 +269,10 @@ def ranking(ranks: pd.DataFrame, critical_difference: float, conditions: str) ->
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -1.9)
         ticks = MaxNLocator(integer=True, steps=[1, 2, 5, 10]).tick_values(1, len(names))
-        axes.set_xticks([1, *(tick for tick in ticks if 1 < tick <= len(names))])
+        axes.set_xticks([1, *(tick for tick in ticks if np.diff(ticks)[0] / 2 + 1 < tick <= len(names))])
         axes.set_xlabel("mean rank over scenarios (1 is best)")
         note = "Two differ where their bars do not overlap (Nemenyi's test, 95%, all pairs at once)."
-        say(figure, conditions, note)
+        say(figure, conditions, *([note] if np.isfinite(critical_difference) else []))
     return figure
 
 
@@ -376,7 +379,7 @@ def cost_breakdown(summary: pd.DataFrame, conditions: str) -> Figure:
     estimate, high = table("estimate"), table("high")
     with print_style():
         columns, many = 2 if len(scenarios) <= 4 else 3, len(allocators) > 15
-        height = 0.5 + (0.11 if many else 0.14) * max(len(allocators), 3)
+        height = 0.6 + (0.11 if many else 0.14) * max(len(allocators), 3)
         figure, panels = panel_for_each(scenarios, height=height, columns=columns)
         places = np.arange(len(allocators))
         for number, (scenario, axes) in enumerate(panels.items()):
@@ -403,8 +406,8 @@ def cost_breakdown(summary: pd.DataFrame, conditions: str) -> Figure:
             axes.set_ylim(len(allocators) - 0.4, -0.6)
             axes.set_xlim(0, 1)
             axes.tick_params("y", length=0)
-            axes.set_title(scenario, loc="left")
             axes.set_title("")
+            axes.set_title(scenario, loc="left", pad=16)  # above the heading of the bills
         finish(figure, panels, "share of generated rollouts", "", "", columns)
         say(figure, conditions, "Whisker: 95% interval of the share that was not wasted.")
         shown = [EFFECTIVE, *(PARTS[part] for part in PARTS if (estimate[part] > 0).any())]
@@ -488,7 +491,7 @@ def _line(
         ls=style.linestyle,
         lw=0.8 if thin else 1.2,
         marker=style.marker,
-        ms=2.2 if thin else 3,
+        ms=(2.2 if thin else 3) * (1.5 if style.marker == "*" else 1),
         mew=0,
         markevery=(start, max(int(every), 1)),
         label=name,
@@ -563,5 +566,7 @@ def _cells(
 def _short(value: float, number: str) -> str:
     """At most five characters, for values of any usual size."""
     text = f"{value:{number}}"
+    if float(text) == 0:
+        return text[-3:]  # without a sign
     text = text if len(text) <= 5 else f"{value:{number.replace('.1', '.0').replace('.2', '.0')}}"
     return text.replace("-", "\N{MINUS SIGN}")

@@ -57,7 +57,7 @@ def finish(
 
 def say(figure: Figure, *lines: str) -> None:
     """Small print above the panels, folded to the figure's width; lines after the first grow it."""
-    letters = int(figure.get_figwidth() * 18)  # of 7-point type, with room to spare
+    letters = int(figure.get_figwidth() * 19)  # of 7-point type, with room to spare
     folded = "\n".join(textwrap.fill(line, letters) for line in lines)
     figure.suptitle(folded, fontsize=7, color="0.35")
     figure.set_figheight(figure.get_figheight() + 0.13 * folded.count("\n"))

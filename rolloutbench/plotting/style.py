@@ -73,7 +73,7 @@ PREDICTOR_STYLES = {
     "moving_average": Style("#6699CC", 0),
     "global_mean": Style("#888888", 1),
     "noisy_oracle": Style("#DDCC77", 3),
-    "oracle": Style("#DDCC77", 2, DASHED),
+    "oracle": Style("#DDCC77", 7, DASHED),
 }
 """Predictors have a table of their own: some share a name with an allocator."""
 

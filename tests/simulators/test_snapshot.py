@@ -233,8 +233,14 @@ def test_the_same_prompts_and_history_for_everybody():
 
 @pytest.mark.parametrize("visits", [0, 1, 4])
 def test_history_makes_predictors_better(visits):
-    gain = cell("vip[predictor=beta]", scenario=f"snapshot-u-shaped-v1[visits={visits}]").measure()["noise_variance"].mean()
-    uniform = cell("uniform", scenario=f"snapshot-u-shaped-v1[visits={visits}]").measure()["noise_variance"].mean()
+    gain = (
+        cell("vip[predictor=beta]", scenario=f"snapshot-u-shaped-v1[visits={visits}]")
+        .measure()["noise_variance"]
+        .mean()
+    )
+    uniform = (
+        cell("uniform", scenario=f"snapshot-u-shaped-v1[visits={visits}]").measure()["noise_variance"].mean()
+    )
     ratio = gain / uniform
     assert {0: ratio == 1, 1: 0.88 < ratio < 0.97, 4: 0.8 < ratio < 0.88}[visits]
 
@@ -264,7 +270,9 @@ def test_an_infeasible_allocator_is_named():
 def test_cells_cover_the_replicates_in_fixed_blocks():
     arguments = (estimators.create("rloo"), "prompt", Budget(8, 64))
     chosen = {"uniform": allocators.create("uniform"), "vip": allocators.create("vip")}
-    cells = snapshot_cells({"snapshot-mid-v1": scenarios.create("snapshot-mid-v1")}, chosen, *arguments, 17, 0)
+    cells = snapshot_cells(
+        {"snapshot-mid-v1": scenarios.create("snapshot-mid-v1")}, chosen, *arguments, 17, 0
+    )
     assert [(c.allocator_name, c.block) for c in cells] == [
         (a, b) for a in ("uniform", "vip") for b in (0, 1)
     ]
