@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import typer
@@ -95,6 +96,7 @@ ALL_ALLOCATORS = (
     "ar3po[reuse=I]",
     "reinforce_ada[exit=positive]",
     "reinforce_ada_est",
+    "pilot_commit[evict=false]",
     "pods",
     "greso",
     "speed",
@@ -125,6 +127,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "difficulty": difficulties,
     "optimizer": optimizers,
 }
+
+CORES = joblib.cpu_count()
 
 app = typer.Typer(
     name="rolloutbench",
@@ -211,7 +215,9 @@ AggregationName = Annotated[
     str, typer.Option(help="`prompt`: mean over prompts; `rollout`: mean over all rollouts.")
 ]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.", min=0)]
-Jobs = Annotated[int, typer.Option(help="Processes. Results do not depend on it.", min=1)]
+Jobs = Annotated[
+    int, typer.Option(help="Processes; results do not depend on it.", min=1, show_default="all cores")
+]
 Out = Annotated[Path, typer.Option(help="Directory for table, data and plots.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in --out.")]
 
@@ -413,14 +419,14 @@ def compare(
     replicates: Annotated[
         int | None,
         typer.Option(
-            help="Paired seeds. Default: 32 training runs, or 128 snapshots.",
+            help="Paired seeds. Default: 16 training runs, or 128 snapshots.",
             min=2,
             max=1_000_000,
             show_default=False,
         ),
     ] = None,
     seed: Seed = 0,
-    jobs: Jobs = 1,
+    jobs: Jobs = CORES,
     out: Out = Path("rolloutbench-compare"),
     overwrite: Overwrite = False,
     sort: Annotated[
@@ -481,7 +487,7 @@ def compare(
         "estimator_name": estimator,
         "estimator": estimators.create(estimator),
         "aggregation": _aggregation(aggregation),
-        "replicates": 16 if quick else replicates or (128 if one_step else 32),
+        "replicates": 16 if quick else replicates or (128 if one_step else 16),
         "seed": seed,
     }
     study: Study
@@ -526,7 +532,7 @@ def predict(
     aggregation: AggregationName = "prompt",
     replicates: Annotated[int, typer.Option(help="Seeds.", min=2, max=1_000_000)] = 16,
     seed: Seed = 0,
-    jobs: Jobs = 1,
+    jobs: Jobs = CORES,
     out: Out = Path("rolloutbench-predict"),
     overwrite: Overwrite = False,
     sort: Annotated[str, typer.Option(help="Metric that ranks: see `list metric`.")] = "brier_later",

@@ -117,16 +117,18 @@ def _measure(run: _Run, reference: _Run, steps: int) -> dict[str, FloatArray]:
     targets = initial + gain[:, None] * np.array(TARGETS)
     found: dict[str, FloatArray] = {}
     for axis in AXES:
-        x, spent = run[axis], reference.at_step(axis, steps)
-        when, reached = _reached(x, accuracy, targets, HORIZON * spent)
+        spent = reference.at_step(axis, steps)
+        x, y = _held_level(run[axis], accuracy, HORIZON * spent)
+        when, reached = _reached(x, y, targets, HORIZON * spent)
         for place, share in enumerate(TARGETS):
             found[f"{axis}_to_{100 * share:g}"] = when[:, place]
             found[f"reached_by_{axis}_{100 * share:g}"] = reached[:, place]
-        found[f"area_over_{axis}"] = area_under_curve(x, accuracy - initial, spent)
-        found[f"accuracy_at_{axis}"] = interpolate_curves(x, accuracy, spent[:, None])[:, 0]
+        found[f"area_over_{axis}"] = area_under_curve(x, y - initial, spent)
+        found[f"accuracy_at_{axis}"] = interpolate_curves(x, y, spent[:, None])[:, 0]
     spent = reference.at_step("rollouts", steps)[:, None]
     for name in ["pass_at_8", *(name for name in run.columns if name.startswith(ACCURACY_PREFIX))]:
-        found[name] = interpolate_curves(run["rollouts"], run[name], spent)[:, 0]
+        x, y = _held_level(run["rollouts"], run[name], HORIZON * spent[:, 0])
+        found[name] = interpolate_curves(x, y, spent)[:, 0]
     found |= _costs(run, steps)
     within = run["steps"] <= steps
     for name in ["cosine", *(name for name in run.columns if name.startswith(COUNT_PREFIX))]:
@@ -134,17 +136,32 @@ def _measure(run: _Run, reference: _Run, steps: int) -> dict[str, FloatArray]:
     return found
 
 
+def _last(values: FloatArray, back: int = 1) -> FloatArray:
+    """The last value (R, 1) of each padded curve (R, T), or one before it."""
+    count = np.count_nonzero(~np.isnan(values), axis=1)[:, None]
+    return np.take_along_axis(values, np.maximum(count - back, 0), axis=1)
+
+
+def _held_level(x: FloatArray, y: FloatArray, until: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Curves (R, T + 1) of which those that came to rest go on as they are until `until` (R,).
+
+    An allocator that has retired all of its prompts generates and learns nothing more, however long it
+    is followed: what it reached it keeps.
+    """
+    end = _last(x)
+    rests = (end == _last(x, 2)) & (end < until[:, None])
+    x = np.concatenate([np.where(np.isnan(x), end, x), np.where(rests, until[:, None], end)], axis=1)
+    return x, np.concatenate([np.where(np.isnan(y), _last(y), y), _last(y)], axis=1)
+
+
 def _reached(
     x: FloatArray, y: FloatArray, targets: FloatArray, until: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """When and whether (R, M); NaN for a run that ended before `until` without reaching its target."""
-    end = np.nanmax(x, axis=1)
-    # A run that ended early is held level: what it reached it has reached.
-    x = np.concatenate([np.where(np.isnan(x), end[:, None], x), np.maximum(end, until)[:, None]], axis=1)
-    last = np.take_along_axis(y, np.count_nonzero(~np.isnan(y), axis=1)[:, None] - 1, axis=1)
-    y = np.concatenate([np.where(np.isnan(y), last, y), last], axis=1)
-    times = first_reached(x, y, targets, until)
-    observed = times.reached | (end >= until)[:, None]
+    known = x[:, -1:] >= until[:, None]
+    x = np.concatenate([x, np.maximum(x[:, -1:], until[:, None])], axis=1)
+    times = first_reached(x, np.concatenate([y, y[:, -1:]], axis=1), targets, until)
+    observed = times.reached | known
     return np.where(observed, times.when, np.nan), np.where(observed, times.reached, np.nan)
 
 

@@ -62,7 +62,7 @@ def console(stderr: bool = False) -> Console:
     made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if made.is_terminal:
         return made
-    return Console(stderr=stderr, width=132, highlight=False, markup=False, emoji=False, no_color=True)
+    return Console(stderr=stderr, width=144, highlight=False, markup=False, emoji=False, no_color=True)
 
 
 def comparison(

@@ -97,6 +97,19 @@ def test_a_run_that_ended_early_is_missing_not_slow():
     assert np.isnan(values["accuracy_at_rollouts"])
 
 
+def test_who_has_no_prompts_left_keeps_what_it_has():
+    """Its rollouts stand still; so does its accuracy, for as many rollouts as the others pay for."""
+    resting = curve("resting", [0.2, 0.3, 0.4, 0.4, 0.4])
+    resting.loc[2:, ["rollouts", "tokens", "seconds"]] = resting.loc[
+        2, ["rollouts", "tokens", "seconds"]
+    ].to_numpy()
+    values = measured(REFERENCE_RUN, resting)["resting"][0]
+    assert values["accuracy_at_rollouts"] == pytest.approx(0.4)
+    assert values["area_over_rollouts"] == pytest.approx((0.1 * 2 + 0.2 * 2) / 4)
+    assert values["rollouts_to_90"] == HORIZON * 40
+    assert values["reached_by_rollouts_90"] == 0
+
+
 def test_replicates_may_end_at_different_steps():
     runs = [curve(name, STRAIGHT, replicate=r) for r in (0, 1) for name in (REFERENCE, "uniform")]
     longer = [curve("x", STRAIGHT, replicate=0), curve("x", [*STRAIGHT, 0.9], replicate=1)]
