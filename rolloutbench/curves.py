@@ -43,7 +43,7 @@ HORIZON = 1.5
 not reached by then counts as reached there (a restricted mean), never as missing."""
 
 
-class _Run:
+class Run:
     """The curves of one allocator at one learning rate: arrays (R, T) by column, replicates in order.
 
     Blocks of replicates may end at different steps; shorter curves are padded with NaN.
@@ -61,6 +61,7 @@ class _Run:
 
     @property
     def columns(self) -> list[str]:
+        """The names of what was recorded."""
         return list(self._rows.columns)
 
     def at_step(self, column: str, step: int) -> FloatArray:
@@ -77,10 +78,10 @@ def learning_metrics(curves: pd.DataFrame, steps: dict[str, int]) -> pd.DataFram
     """
     tables = []
     for scenario, of_scenario in curves.groupby("scenario", sort=False):
-        reference = _Run(of_scenario[of_scenario.allocator == REFERENCE])
+        reference = Run(of_scenario[of_scenario.allocator == REFERENCE])
         others = of_scenario[of_scenario.allocator != REFERENCE]
         for allocator, of_allocator in others.groupby("allocator", sort=False):
-            runs = {float(str(rate)): _Run(rows) for rate, rows in of_allocator.groupby("rate")}
+            runs = {float(str(rate)): Run(rows) for rate, rows in of_allocator.groupby("rate")}
             measured = {rate: _measure(run, reference, steps[str(scenario)]) for rate, run in runs.items()}
             values = dict(measured.get(1.0, {}))
             if len(measured) > 1:
@@ -109,7 +110,7 @@ def _long(
     )
 
 
-def _measure(run: _Run, reference: _Run, steps: int) -> dict[str, FloatArray]:
+def _measure(run: Run, reference: Run, steps: int) -> dict[str, FloatArray]:
     """Every metric of one run, each (R,)."""
     accuracy = run["accuracy"]
     initial = accuracy[:, :1]
@@ -118,7 +119,7 @@ def _measure(run: _Run, reference: _Run, steps: int) -> dict[str, FloatArray]:
     found: dict[str, FloatArray] = {}
     for axis in AXES:
         spent = reference.at_step(axis, steps)
-        x, y = _held_level(run[axis], accuracy, HORIZON * spent)
+        x, y = held_level(run[axis], accuracy, HORIZON * spent)
         when, reached = _reached(x, y, targets, HORIZON * spent)
         for place, share in enumerate(TARGETS):
             found[f"{axis}_to_{100 * share:g}"] = when[:, place]
@@ -127,7 +128,7 @@ def _measure(run: _Run, reference: _Run, steps: int) -> dict[str, FloatArray]:
         found[f"accuracy_at_{axis}"] = interpolate_curves(x, y, spent[:, None])[:, 0]
     spent = reference.at_step("rollouts", steps)[:, None]
     for name in ["pass_at_8", *(name for name in run.columns if name.startswith(ACCURACY_PREFIX))]:
-        x, y = _held_level(run["rollouts"], run[name], HORIZON * spent[:, 0])
+        x, y = held_level(run["rollouts"], run[name], HORIZON * spent[:, 0])
         found[name] = interpolate_curves(x, y, spent)[:, 0]
     found |= _costs(run, steps)
     within = run["steps"] <= steps
@@ -142,7 +143,7 @@ def _last(values: FloatArray, back: int = 1) -> FloatArray:
     return np.take_along_axis(values, np.maximum(count - back, 0), axis=1)
 
 
-def _held_level(x: FloatArray, y: FloatArray, until: FloatArray) -> tuple[FloatArray, FloatArray]:
+def held_level(x: FloatArray, y: FloatArray, until: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Curves (R, T + 1) of which those that came to rest go on as they are until `until` (R,).
 
     An allocator that has retired all of its prompts generates and learns nothing more, however long it
@@ -165,7 +166,7 @@ def _reached(
     return np.where(observed, times.when, np.nan), np.where(observed, times.reached, np.nan)
 
 
-def _costs(run: _Run, steps: int) -> dict[str, FloatArray]:
+def _costs(run: Run, steps: int) -> dict[str, FloatArray]:
     """What the scenario's steps cost, and what of it was of use."""
     total = {
         name: run.at_step(name, steps)

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 
-from rolloutbench.curves import REFERENCE
+from rolloutbench.curves import REFERENCE, Run, held_level
 from rolloutbench.experiment import BASELINE
 from rolloutbench.metrics import (
     ACCURACY_PREFIX,
@@ -66,11 +66,11 @@ def learning_curves(curves: pd.DataFrame, steps: dict[str, int], axis: str, cond
         figure, panels, shape = _curve_panels(curves)
         look = _allocator_looks(curves)
         for scenario, axes in panels.items():
-            runs = _runs(curves, scenario, axis)
+            runs = _runs(curves, scenario)
             spent, gain = _reference(curves, scenario, steps[scenario], axis)
             at = np.linspace(0.0, spent, GRID)
-            for name, (_, x, accuracy) in runs.items():
-                gained = 100 * (interpolate_curves(x, accuracy, at) - accuracy[:, :1])
+            for name, run in runs.items():
+                gained = 100 * (_accuracy(run, axis, at) - run["accuracy"][:, :1])
                 _line(axes, at, gained, name, look)
             for share in TARGETS:
                 height = 100 * share * gain
@@ -102,16 +102,15 @@ def difference_curves(curves: pd.DataFrame, steps: dict[str, int], axis: str, co
         figure, panels, shape = _curve_panels(curves)
         look = _allocator_looks(curves)
         for scenario, axes in panels.items():
-            runs = _runs(curves, scenario, axis)
+            runs = _runs(curves, scenario)
             spent, _ = _reference(curves, scenario, steps[scenario], axis)
             at = np.linspace(0.0, spent, GRID)
             axes.axhline(0.0, color="black", lw=1.0, zorder=1)
-            base_replicates, base_x, base_accuracy = runs.pop(BASELINE)
-            baseline = interpolate_curves(base_x, base_accuracy, at)
-            for name, (replicates, x, accuracy) in runs.items():
-                _, ours, theirs = np.intersect1d(replicates, base_replicates, return_indices=True)
-                level = interpolate_curves(x, accuracy, at)
-                _line(axes, at, 100 * (level[ours] - baseline[theirs]), name, look)
+            base = runs.pop(BASELINE)
+            baseline = _accuracy(base, axis, at)
+            for name, run in runs.items():
+                _, ours, theirs = np.intersect1d(run.replicates, base.replicates, return_indices=True)
+                _line(axes, at, 100 * (_accuracy(run, axis, at)[ours] - baseline[theirs]), name, look)
             axes.set_xlim(0, spent)
         _finish_curves(figure, panels, axis, f"points above {BASELINE}", shape)
         say(
@@ -425,19 +424,16 @@ def _bill(rollouts: float, high: float) -> str:
 # Curves
 
 
-def _runs(
-    curves: pd.DataFrame, scenario: str, axis: str
-) -> dict[str, tuple[FloatArray, FloatArray, FloatArray]]:
-    """Of each allocator its replicates (R,), and x and accuracy (R, T), NaN beyond a curve's end."""
+def _runs(curves: pd.DataFrame, scenario: str) -> dict[str, Run]:
+    """The run of each allocator at the scenario's own learning rate."""
     here = curves[(curves.scenario == scenario) & (curves.rate == 1.0) & (curves.allocator != REFERENCE)]
-    return {str(name): _arrays(rows, axis) for name, rows in here.groupby("allocator", sort=False)}
+    return {str(name): Run(rows) for name, rows in here.groupby("allocator", sort=False)}
 
 
-def _arrays(rows: pd.DataFrame, axis: str) -> tuple[FloatArray, FloatArray, FloatArray]:
-    rows = rows.sort_values(["replicate", "steps"], kind="stable")
-    rows = rows.assign(place=rows.groupby("replicate").cumcount())
-    x, y = (rows.pivot(index="replicate", columns="place", values=name) for name in (axis, "accuracy"))
-    return x.index.to_numpy(), x.to_numpy(dtype=np.float64), y.to_numpy(dtype=np.float64)
+def _accuracy(run: Run, axis: str, at: FloatArray) -> FloatArray:
+    """Accuracy (R, A) at positions on an axis; a run that came to rest stays where it is."""
+    x, y = held_level(run[axis], run["accuracy"], np.full(len(run.replicates), at[-1]))
+    return interpolate_curves(x, y, at)
 
 
 def _reference(curves: pd.DataFrame, scenario: str, steps: int, axis: str) -> tuple[float, float]:
@@ -445,11 +441,9 @@ def _reference(curves: pd.DataFrame, scenario: str, steps: int, axis: str) -> tu
     rows = curves[(curves.scenario == scenario) & (curves.allocator == REFERENCE)]
     if rows.empty:
         raise ValueError(f"curves: scenario {scenario} has no run called {REFERENCE}")
-    _, step, accuracy = _arrays(rows, "steps")
-    _, spent, _ = _arrays(rows, axis)
-    at = np.array([float(steps)])
-    gain = interpolate_curves(step, accuracy, at)[:, 0] - accuracy[:, 0]
-    return float(interpolate_curves(step, spent, at).mean()), float(gain.mean())
+    run = Run(rows)
+    gain = run.at_step("accuracy", steps) - run["accuracy"][:, 0]
+    return float(run.at_step(axis, steps).mean()), float(gain.mean())
 
 
 def _curve_panels(curves: pd.DataFrame) -> tuple[Figure, dict[str, Axes], int]:
