@@ -15,7 +15,7 @@ test: .venv/test-installed  ## lint, types, tests
 	.venv/bin/mypy
 	.venv/bin/python -m pytest -n 2 --quiet
 
-bench: .venv/test-installed  ## speed of the solvers, as ratios
+bench: .venv/test-installed  ## speed of solvers, predictors and simulator, as ratios
 	.venv/bin/python -m pytest tests/benchmarks --benchmark-only --quiet
 
 clean:

@@ -252,12 +252,10 @@ class LearningStudy(Study):
         shown = super().tables(summary, directory, sort)
         caption = f"{self.conditions()}, by {sort}; [95% intervals]"
         if len(self.rates) > 1:
-            rate = tables.Column(f"{TUNED_PREFIX}rate", "learning\nrate x", "level", 2)
-            tuned = [c._replace(metric=TUNED_PREFIX + c.metric) for c in self.columns]
             own = f"each at its own best of {len(self.rates)} learning rates; "
             shown += [
                 tables.comparison(
-                    summary, name, TUNED_PREFIX + sort, own + self._caption(name), [rate, *tuned]
+                    summary, name, TUNED_PREFIX + sort, own + self._caption(name), tables.TUNED_COLUMNS
                 )
                 for name in self.scenario_names()
             ]

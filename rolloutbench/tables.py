@@ -44,17 +44,26 @@ LEARNING_COLUMNS = (
     Column("wasted_ratio", "wasted\nrollouts", "level", 2),
     Column("rollouts_per_step", "rollouts\nper step", "level", 0),
 )
-PREDICTION_COLUMNS = tuple(
-    Column(f"{score}_{phase}", f"{heading}\n{when}", "level")
-    for phase, when in (("first_epoch", "1st epoch"), ("later", "later"))
-    for score, heading in (
-        ("mae", "MAE"),
-        ("brier", "Brier"),
-        ("log_loss", "log loss"),
-        ("calibration_error", "calibr."),
-        ("rank_correlation", "rank corr."),
-    )
+TUNED_COLUMNS = (
+    Column(f"{TUNED_PREFIX}rate", "learning\nrate x", "level", 2),
+    *(column._replace(metric=TUNED_PREFIX + column.metric) for column in LEARNING_COLUMNS),
 )
+PREDICTION_COLUMNS = tuple(
+    Column(f"{score}_{phase}", f"{heading}\n{when}", "level", digits)
+    for phase, when in (("first_epoch", "1st epoch"), ("later", "later"))
+    for score, heading, digits in (
+        ("mae", "MAE", 3),
+        ("brier", "Brier", 3),
+        ("log_loss", "log loss", 2),
+        ("calibration_error", "calibr.", 2),
+        ("rank_correlation", "rank corr.", 2),
+    )
+    if (score, phase) != ("brier", "first_epoch")
+)
+
+
+WIDTH = 144
+"""Of what is written to no terminal, in characters."""
 
 
 def console(stderr: bool = False) -> Console:
@@ -62,7 +71,7 @@ def console(stderr: bool = False) -> Console:
     made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if made.is_terminal:
         return made
-    return Console(stderr=stderr, width=144, highlight=False, markup=False, emoji=False, no_color=True)
+    return Console(stderr=stderr, width=WIDTH, highlight=False, markup=False, emoji=False, no_color=True)
 
 
 def comparison(

@@ -53,7 +53,7 @@ from rolloutbench.protocol import (
 )
 from simulators.clock import Clock
 from simulators.optimizers import Optimizer
-from simulators.pools import Pool
+from simulators.pools import Pool, combine
 from simulators.scenarios import LearningScenario
 
 BLOCK = 16
@@ -113,12 +113,6 @@ class Policy:
         slope = p * (1 - p) / p.shape[1]
         pulled_back: FloatArray = self.kappa * self.theta * slope.sum(axis=1, keepdims=True)
         return combine(slope, self.features) - pulled_back
-
-
-def combine(weights: FloatArray, features: FloatArray) -> FloatArray:
-    """Sum over prompts of weights (R, B) times features (R, B, d): (R, d)."""
-    combined: FloatArray = (weights[:, None, :] @ features)[:, 0, :]
-    return combined
 
 
 class Learning(Environment):

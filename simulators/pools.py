@@ -137,6 +137,12 @@ class Pool:
         )
 
 
+def combine(weights: FloatArray, features: FloatArray) -> FloatArray:
+    """Sum over prompts of weights (R, B) times features (R, B, d): (R, d)."""
+    combined: FloatArray = (weights[:, None, :] @ features)[:, 0, :]
+    return combined
+
+
 def draw_pool(
     difficulty: Difficulty,
     rng: np.random.Generator,

@@ -37,7 +37,7 @@ from rolloutbench.protocol import (
     Request,
     Setting,
 )
-from simulators.pools import Pool
+from simulators.pools import Pool, combine
 from simulators.scenarios import SnapshotScenario
 
 BLOCK = 16
@@ -88,7 +88,7 @@ class Snapshot(Environment):
         mixed = (groups.successes > 0) & (groups.failures > 0) & (groups.prompts >= 0)
         used = np.where((noise > 0) & (shares > 0), groups.counts, 0)
         return {
-            "signal": _combine(shares * x, features),
+            "signal": combine(shares * x, features),
             "noise": (shares**2 * noise).sum(axis=1, keepdims=True),
             "effective": (mixed.sum(axis=1) / present)[:, None],
             "used": used.sum(axis=1, keepdims=True).astype(np.float64),
@@ -97,7 +97,7 @@ class Snapshot(Environment):
     def true_gradient(self) -> FloatArray:
         """Mean over the pool of p(1-p) phi, (R, d)."""
         p = self.pool.success
-        return _combine(p * (1 - p) / p.shape[1], self.pool.features)
+        return combine(p * (1 - p) / p.shape[1], self.pool.features)
 
     def exact(self, noise_ratio: float) -> dict[str, FloatArray]:
         """Exact moments of the last update's gradient, given its counts and weights; each (R,)."""
@@ -112,7 +112,7 @@ class Snapshot(Environment):
         used = np.where(shares > 0, n * (1 - group.zero_gradient), 0.0).sum(axis=1)
         noise = noise_ratio * (shares**2 * group.noise).sum(axis=1)
         variance = (shares**2 * group.signal_variance).sum(axis=1) + noise
-        mean, truth = _combine(shares * group.signal, features), self.true_gradient()
+        mean, truth = combine(shares * group.signal, features), self.true_gradient()
         bias = ((mean - truth) ** 2).sum(axis=1)
         bias[bias < 1e-28] = 0.0  # the rounding of an unbiased estimator
         return self._metrics(
@@ -198,11 +198,6 @@ class Snapshot(Environment):
         np.add.at(members, (rows, bins), 1.0)
         means = np.divide(total, members, out=np.full_like(total, np.nan), where=members > 0)
         return {count_metric(b): means[:, b] for b in range(COUNT_BINS)}
-
-
-def _combine(weights: FloatArray, features: FloatArray) -> FloatArray:
-    """Sum over prompts of weights (R, B) times features (R, B, d)."""
-    return (weights[:, None, :] @ features)[:, 0, :]
 
 
 @dataclass(frozen=True)

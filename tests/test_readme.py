@@ -13,40 +13,74 @@ from command_line import run
 from rich.console import Console
 
 from rolloutbench import tables
+from simulators.scenarios import DEFAULT_SCENARIOS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def recorded_table(name: str, scenario: str) -> str:
-    """A table of a recorded comparison, made again from its summary."""
-    folder = ROOT / "results" / name
-    command = json.loads((folder / "conditions.json").read_text())["command"]
-    assert f"--out results/{name}" in command
-    table = tables.comparison(pd.read_csv(folder / "summary.csv"), scenario, "snr", "")
+def shown(table) -> str:
     text = io.StringIO()
-    Console(file=text, width=132, no_color=True).print(table)
+    Console(file=text, width=tables.WIDTH, no_color=True).print(table)
     return text.getvalue()
 
 
-def test_the_table_is_the_recorded_one():
-    for line in recorded_table("snapshot_default", "u-shaped-v1").splitlines():
-        assert line.rstrip() in README, line
+def recorded(name: str, file: str) -> pd.DataFrame:
+    """A table of a recorded study."""
+    folder = ROOT / "results" / name
+    command = json.loads((folder / "conditions.json").read_text())["command"]
+    assert f"--out results/{name}" in command
+    return pd.read_csv(folder / file)
+
+
+def recorded_table(name: str, scenario: str, sort: str, *columns) -> str:
+    """What the terminal showed of one scenario, made again from the recorded summary."""
+    return shown(tables.comparison(recorded(name, "summary.csv"), scenario, sort, "", *columns))
+
+
+TABLES = {
+    "learning": lambda: recorded_table(
+        "learning_default", "u-shaped-v1", "area_over_rollouts", tables.LEARNING_COLUMNS
+    ),
+    "all scenarios": lambda: shown(tables.across_scenarios(recorded("learning_default", "ranking.csv"), "")),
+    "own learning rate": lambda: recorded_table(
+        "learning_rates", "u-shaped-v1", "tuned_area_over_rollouts", tables.TUNED_COLUMNS
+    ),
+    "prediction": lambda: recorded_table(
+        "prediction_default", "u-shaped-v1", "brier_later", tables.PREDICTION_COLUMNS, "predictor"
+    ),
+    "snapshot": lambda: recorded_table("snapshot_default", "snapshot-u-shaped-v1", "snr"),
+}
+QUOTED = {
+    "grpo": lambda: recorded_table("snapshot_grpo_rollout", "snapshot-u-shaped-v1", "snr"),
+    **{
+        scenario: lambda scenario=scenario: recorded_table(
+            "learning_default", scenario, "area_over_rollouts", tables.LEARNING_COLUMNS
+        )
+        for scenario in DEFAULT_SCENARIOS
+    },
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_tables_are_the_recorded_ones(name):
+    lines = [line.rstrip() for line in TABLES[name]().splitlines() if "±" in line or "[" in line]
+    assert len(lines) > 5
+    assert [line for line in lines if line not in README] == []
 
 
 def test_every_number_with_an_interval_is_recorded():
-    recorded = recorded_table("snapshot_default", "u-shaped-v1")
-    recorded += recorded_table("snapshot_grpo_rollout", "u-shaped-v1")
+    everything = "".join(make() for make in (TABLES | QUOTED).values())
     numbers = re.findall(r"\d\.\d+ ±\d\.\d+", README)
     assert len(numbers) > 50
-    assert [number for number in numbers if number not in recorded] == []
+    assert [number for number in numbers if number not in everything] == []
 
 
 def test_the_allocator_of_your_own_is_a_whole_program(tmp_path):
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     (tmp_path / "mine.py").write_text(code)
-    command = "compare -a ask_again -s weak-v1 --quick --prompts 16 --draws 8 --jobs 2 --out out --json"
+    command = "compare -a ask_again -s weak-cold-v1 --quick --prompts 16 --steps 5 --jobs 2 --out out --json"
     done = subprocess.run(
         [sys.executable, "mine.py", *command.split()],
         cwd=tmp_path,
@@ -63,7 +97,10 @@ def test_the_commands_shown_work(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.csv").write_text("pass_rate,n\n0.25,8\n0.5,8\n1.0,8\n0,8\n")
     if command.startswith("compare"):  # the same, but small
-        command = command.replace("-s all", "-s mid-v1") + " --quick --prompts 8"
+        command = command.replace("-s all", "-s mid-broad-v1") + " --quick --prompts 8"
+        command += "" if "--snapshot" in command else " --steps 5"
+    if command.startswith("predict"):
+        command = command.replace("u-shaped-v1", "u-shaped-v1[steps=5,pool_size=128]")
     done = run(command)
     assert done.code == 0, done.err
     assert done.out

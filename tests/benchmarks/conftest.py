@@ -23,7 +23,7 @@ class Row:
     name: str
     against: str = ""
     at_least: float = 0.0
-    """Target for the ratio to `against`."""
+    """Target for the ratio to `against`, or for the rate where there is none."""
     at_most: float = float("inf")
     """Target for the median, in seconds."""
     units: int = 0
@@ -38,7 +38,7 @@ class Row:
         ratio, target, rate, met = "", "", "", True
         if self.against in medians:
             times = seconds / medians[self.against]
-            ratio = f"{times:,.0f}x as long as exact"
+            ratio = f"{times:,.0f}x as long as ours"
             if self.at_least:
                 target, met = f">= {self.at_least:,.0f}x", times >= self.at_least
         if self.at_most < float("inf"):
@@ -46,9 +46,11 @@ class Row:
             target, met = f"<= {most}", seconds <= self.at_most
         if self.unit == "groups":
             rate = f"{self.units / seconds:,.0f} groups per second"
+            if self.at_least and not self.against:
+                target, met = f">= {self.at_least:,.0f}", self.units / seconds >= self.at_least
         elif self.unit:
             rate = f"{seconds / self.units * 1e6:.3f} s per million {self.unit}"
-        verdict = f"{target:<12}{'met' if met else 'MISSED'}" if target else ""
+        verdict = f"{target:<14}{'met' if met else 'MISSED'}" if target else ""
         measured = _size(seconds) if self.is_memory else _duration(seconds)
         return f"{self.name:<46}{measured:>10}  {ratio or rate:<30}{verdict}".rstrip()
 
@@ -96,6 +98,24 @@ ROWS = {
     ],
     "Simulator: vip in u-shaped-v1, 128 prompts x 8": [
         Row("one snapshot cell, 16 replicates", unit="groups", units=16 * 128),
+    ],
+    "A training step of uniform, 64 replicates x 256 prompts, d = 32 (aim: 4,000,000 groups per second)": [
+        Row("groups of counts, n=8", at_least=1_000_000, unit="groups", units=64 * 256),
+        Row("rollout by rollout, n=8", "groups of counts, n=8", at_least=15),
+        Row("groups of counts, n=64", at_least=500_000, unit="groups", units=64 * 256),
+        Row("rollout by rollout, n=64", "groups of counts, n=64", at_least=60),
+        Row("groups of counts, n=512", at_least=500_000, unit="groups", units=64 * 256),
+    ],
+    "1,000 steps x 32 replicates in u-shaped-v1, scaled up from 100 x 16; core-seconds": [
+        Row("uniform"),
+        Row("vip[predictor=beta]"),
+        Row("vip[predictor=sparse_gp]"),
+        Row("vip"),
+        Row("knapsack"),
+        Row("dapo"),
+        Row("ar3po"),
+        Row("mopps"),
+        Row("all eight", at_most=600),
     ],
 }
 
