@@ -237,13 +237,19 @@ class LearningStudy(Study):
         said, steps = self.conditions(), self._steps()
         figures = {
             f"accuracy_over_{axis}": plots.learning_curves(curves, steps, axis, said)
-            for axis in ("rollouts", "seconds")
+            for axis in ("rollouts", "seconds", "steps")
         }
         figures["difference_over_rollouts"] = plots.difference_curves(curves, steps, "rollouts", said)
         figures["allocation_over_time"] = plots.allocation_over_time(curves, steps, said)
         figures["cost_breakdown"] = plots.cost_breakdown(summary, said)
         for metric in dict.fromkeys((sort, "rollouts_to_90")):
             figures[f"heat_map_{metric}"] = plots.heat_map(summary, metric, said)
+        values = pd.read_parquet(directory / "per_replicate.parquet")
+        figures["profiles"] = plots.profiles(values, sort, said)
+        ranks = pd.read_csv(directory / "ranking.csv")
+        figures["ranking"] = plots.ranking(
+            ranks, float(ranks.critical_difference.iloc[0]), f"{said}, by {sort}"
+        )
         for name, figure in figures.items():
             save(figure, directory / "plots", name)
 

@@ -402,3 +402,132 @@ def test_every_allocator_has_a_row():
 def test_comparisons_with_nothing_to_rank_are_written_too(options):
     ok(f"{SMALL} {options} --out out")
     assert set(pd.read_csv("out/summary.csv").columns) == set(SUMMARY)
+
+
+# --- compare: training runs
+
+TRAIN = "compare --quick --steps 4"
+CURVES = ["scenario", "allocator", "rate", "replicate", "steps", "accuracy"]
+
+
+@pytest.fixture
+def training_plots_unsaved(monkeypatch):
+    monkeypatch.setattr("rolloutbench.plotting.panels.save", lambda figure, directory, name: None)
+
+
+undrawn = pytest.mark.usefixtures("training_plots_unsaved")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two allocators in two scenarios: what was printed, and its directory."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    scenarios = "-s u-shaped-v1[prompts=16,pool_size=64] -s weak-cold-v1[prompts=16,pool_size=64]"
+    return ok(f"{TRAIN} {scenarios} -a dapo -a vip[predictor=kalman] --out {out}"), out
+
+
+def test_training_writes_its_files(trained):
+    printed, out = trained
+    names = {"summary.csv", "ranking.csv", "per_replicate.parquet", "curves.parquet", "timing.csv"}
+    assert set(os.listdir(out)) == names | {"conditions.json", "plots"}
+    assert list(pd.read_csv(out / "summary.csv").columns) == SUMMARY
+    assert list(pd.read_parquet(out / "per_replicate.parquet").columns) == PER_REPLICATE
+    curves = pd.read_parquet(out / "curves.parquet")
+    assert list(curves.columns[: len(CURVES)]) == CURVES
+    assert set(curves.allocator) == {"(reference)", "uniform", "dapo", "vip[predictor=kalman]"}
+    timing = pd.read_csv(out / "timing.csv")
+    assert (timing.seconds_per_step > 0).all()
+    ranking = pd.read_csv(out / "ranking.csv")
+    assert set(ranking.allocator) == {"uniform", "dapo", "vip[predictor=kalman]"}
+    plots = {path.stem for path in (out / "plots").iterdir()}
+    assert {f"accuracy_over_{axis}" for axis in ("rollouts", "seconds", "steps")} <= plots
+    assert {"difference_over_rollouts", "allocation_over_time", "cost_breakdown", "profiles"} <= plots
+    assert {"heat_map_area_over_rollouts", "heat_map_rollouts_to_90"} <= plots
+    for text in (
+        "u-shaped-v1[prompts=16,pool_size=64]",
+        "weak-cold-v1",
+        "all scenarios",
+        "4 steps of 16 prompts x 8",
+    ):
+        assert text in printed.out
+
+
+def test_training_prints_what_it_writes(trained):
+    printed, out = trained
+    summary = pd.read_csv(out / "summary.csv").set_index(["scenario", "allocator", "metric"])
+    row = summary.loc["weak-cold-v1[prompts=16,pool_size=64]", "dapo", "rollouts_to_50"]
+    assert f"{row.ratio:.2f} ±{row.ratio_high - row.ratio:.2f}" in printed.out
+    row = summary.loc["weak-cold-v1[prompts=16,pool_size=64]", "dapo", "accuracy_at_rollouts"]
+    assert f"{100 * row.difference:+.1f} ±{100 * (row.difference_high - row.difference):.1f}" in printed.out
+
+
+@undrawn
+def test_training_depends_on_the_seed_and_neither_on_jobs_nor_on_who_else_trains(trained):
+    scenarios = "-s u-shaped-v1[prompts=16,pool_size=64] -s weak-cold-v1[prompts=16,pool_size=64]"
+    ok(f"{TRAIN} {scenarios} -a mopps -a dapo --jobs 2 --out others")
+    ok(f"{TRAIN} {scenarios} -a dapo --jobs 1 --seed 1 --out seed")
+    first, others, seed = (
+        pd.read_parquet(Path(out, "curves.parquet")).query("allocator == 'dapo'").reset_index(drop=True)
+        for out in (trained[1], "others", "seed")
+    )
+    pd.testing.assert_frame_equal(first, others)
+    assert not first.accuracy.equals(seed.accuracy)
+
+
+@undrawn
+def test_learning_rates_add_a_table_of_everybody_at_its_own(trained):
+    shown = ok(
+        f"{TRAIN} -s u-shaped-v1[prompts=16,pool_size=64] -a dapo --learning-rates 0.5,2 --out rates"
+    ).out
+    assert "each at its own best of 3 learning rates" in shown
+    summary = pd.read_csv("rates/summary.csv")
+    chosen = summary[(summary.metric == "tuned_rate") & (summary.allocator == "dapo")].estimate
+    assert chosen.between(0.5, 2).all()
+    curves = pd.read_parquet("rates/curves.parquet")
+    assert set(curves[curves.allocator == "dapo"].rate) == {0.5, 1.0, 2.0}
+    same = curves[(curves.rate == 1.0) & (curves.allocator == "dapo")].reset_index(drop=True)
+    other = pd.read_parquet(trained[1] / "curves.parquet")
+    other = other[(other.allocator == "dapo") & other.scenario.str.startswith("u-shaped")]
+    pd.testing.assert_frame_equal(same, other.reset_index(drop=True))
+
+
+@undrawn
+def test_training_at_measured_pass_rates():
+    pd.DataFrame({"pass_rate": [0.0, 0.25, 0.5, 1.0], "n": [8] * 4}).to_csv("rates.csv", index=False)
+    ok(f"{TRAIN} --prompts 16 -a effective_count --pass-rates rates.csv --trials n --out out")
+    curves = pd.read_parquet("out/curves.parquet")
+    assert set(curves.scenario) == {"measured"}
+    assert curves[curves.steps == 0].accuracy.mean() == pytest.approx(0.44, abs=0.05)
+
+
+# --- predict
+
+
+def test_predict_writes_and_prints(tmp_path):
+    command = "predict -p beta -p kalman -s u-shaped-v1[steps=6,pool_size=256] --out out"
+    shown = ok(command).out
+    assert set(os.listdir("out")) == {
+        "summary.csv",
+        "per_replicate.parquet",
+        "judged.parquet",
+        "conditions.json",
+        "plots",
+    }
+    summary = pd.read_csv("out/summary.csv").set_index(["allocator", "metric"])
+    assert list(dict.fromkeys(summary.index.get_level_values(0))) == ["uniform", "beta", "kalman"]
+    row = summary.loc["kalman", "mae_later"]
+    assert f"{row.estimate:.3f} ±{row.high - row.estimate:.3f}" in shown
+    assert "watching uniform" in shown
+    assert {path.suffix for path in Path("out/plots").iterdir()} == {".png", ".pdf"}
+    assert json.loads(Path("out/conditions.json").read_text())["predictors"].keys() == {
+        "uniform",
+        "beta",
+        "kalman",
+    }
+
+
+@undrawn
+def test_predictors_may_watch_others_and_answer_in_json():
+    done = ok("predict -p beta -a pilot_commit -s u-shaped-v1[steps=4,pool_size=512] --json --out out").json
+    assert {row["allocator"] for row in done["summary"]} == {"uniform", "beta"}
+    assert done["conditions"]["allocators"].keys() == {"pilot_commit"}

@@ -35,7 +35,7 @@ from rolloutbench.metrics import (
 from rolloutbench.plotting.panels import finish, legend_below, panel_for_each, say, width_of
 from rolloutbench.plotting.style import PREDICTOR_STYLES, WIDE, Look, is_yardstick, looks, print_style
 from rolloutbench.protocol import BoolArray, FloatArray
-from rolloutbench.statistics import average_ranks, interpolate_curves, mean_interval
+from rolloutbench.statistics import average_ranks, interpolate_curves, mean_interval, performance_profile
 
 GRID = 101
 """Positions on the common axis of a curve, its ends included."""
@@ -272,6 +272,44 @@ def ranking(ranks: pd.DataFrame, critical_difference: float, conditions: str) ->
         axes.set_xlabel("mean rank over scenarios (1 is best)")
         note = "Two differ where their bars do not overlap (Nemenyi's test, 95%, all pairs at once)."
         say(figure, conditions, *([note] if np.isfinite(critical_difference) else []))
+    return figure
+
+
+def profiles(values: pd.DataFrame, metric: str, conditions: str) -> Figure:
+    """Performance profiles: the share of all runs that are at least so many times as good as uniform.
+
+    `values` is in long form. A run's score is its ratio to the mean of uniform in its scenario, turned
+    round where lower is better. Bands are 95%, by bootstrap over replicates. Agarwal et al. 2021.
+    """
+    table = values[values.metric == metric].pivot_table(
+        index=["allocator", "scenario"], columns="replicate", values="value", sort=False, dropna=False
+    )
+    uniform = table.xs(BASELINE, level="allocator").mean(axis=1)
+    names = [str(name) for name in table.index.unique("allocator") if name != BASELINE]
+    lower = _described(metric).better == "lower"
+    with print_style():
+        figure = Figure(figsize=(WIDE, 3.2))
+        axes = figure.subplots()
+        look = looks(names)
+        at = np.geomspace(0.4, 1 / 0.4, GRID)
+        for name in names:
+            ratio = table.xs(name, level="allocator").div(uniform, axis=0).to_numpy(dtype=np.float64)
+            with np.errstate(divide="ignore"):
+                share, low, high = performance_profile(1 / ratio if lower else ratio, at)
+            style = look[name]
+            axes.plot(at, share, color=style.color, ls=style.linestyle, lw=1.0, label=name)
+            axes.fill_between(at, low, high, color=style.color, alpha=0.1, lw=0)
+        axes.axvline(1.0, color="0.6", lw=0.8, ls=":", zorder=0)
+        axes.set_xscale("log")
+        ticks = [0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 2.5]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(at[0], at[-1])
+        axes.set_ylim(0, 1)
+        axes.set_xlabel(f"times as good as {BASELINE}: {_described(metric).label}")
+        axes.set_ylabel("share of runs that are")
+        say(figure, conditions, f"{len(uniform)} scenarios; bands are 95% intervals.")
+        legend_below(figure, _legend({0: axes}, look))
     return figure
 
 

@@ -483,3 +483,27 @@ def test_a_look_depends_neither_on_order_nor_on_other_methods():
 def test_every_registered_method_has_a_colour():
     assert set(allocators.names()) <= set(STYLES)
     assert set(predictors.names()) <= set(PREDICTOR_STYLES)
+
+
+def test_profiles_are_shares_of_runs():
+    rng = np.random.default_rng(0)
+    values = pd.DataFrame(
+        [
+            {"scenario": s, "allocator": a, "replicate": r, "metric": metric, "value": rng.gamma(4.0)}
+            for s in ("one", "two")
+            for a in ("uniform", "vip", "dapo")
+            for r in range(6)
+            for metric in ("area_over_rollouts", "rollouts_to_50")
+        ]
+    )
+    for metric, sign in (("area_over_rollouts", 1), ("rollouts_to_50", -1)):
+        axes = plots.profiles(values, metric, "conditions").axes[0]
+        line = next(line for line in axes.get_lines() if line.get_label() == "vip")
+        x, y = line.get_data()
+        here = values[values.metric == metric].set_index(["allocator", "scenario"]).value
+        scores = [v / here["uniform", s].mean() for s in ("one", "two") for v in here["vip", s]]
+        expected = [np.mean([score**sign >= at for score in scores]) for at in x]
+        np.testing.assert_allclose(y, expected)
+        assert "uniform" not in [line.get_label() for line in axes.get_lines()]
+        assert len(axes.collections) == 2  # the bands
+        assert axes.get_xlabel().startswith("times as good as uniform")
