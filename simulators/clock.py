@@ -77,8 +77,8 @@ class Clock:
         """Mean length of each bin (BINS,), after the limit: the integral of P(longer)."""
         return np.asarray(np.trapezoid(-np.expm1(self._log_shorter), self._lengths, axis=1))
 
-    def stage(self, p: FloatArray, counts: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Seconds and tokens (R,) of generating counts (R, B) rollouts at success probabilities p."""
+    def stage(self, p: FloatArray, counts: IntArray | FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Seconds and tokens (R,) of generating counts (R, B) rollouts, mean ones too, at chances p."""
         replicates = len(counts)
         bins = np.minimum((p * BINS).astype(np.int64), BINS - 1)
         bins += BINS * np.arange(replicates)[:, None]
@@ -93,6 +93,6 @@ class Clock:
         waiting = np.maximum(rollouts / self.slots - 1, 0) * tokens / some
         return np.where(rollouts > 0, waiting + longest, 0.0) / self.speed, tokens
 
-    def rest(self, generated: IntArray, trained: IntArray) -> FloatArray:
+    def rest(self, generated: IntArray | FloatArray, trained: IntArray | FloatArray) -> FloatArray:
         """Seconds (R,) of a step besides generation."""
         return self.per_step + self.per_generated * generated + self.per_trained * trained

@@ -254,8 +254,9 @@ class Learning(Environment):
 class LearningCell:
     """One block of replicates of one allocator in one scenario: a pure function of its fields.
 
-    `rate` multiplies the scenario's learning rate. A cell runs until every replicate has made the
-    scenario's steps and paid for `HORIZON` times what uniform pays in them. The `reference` run has the
+    `rate` multiplies the scenario's learning rate. A cell runs until every replicate has made
+    `HORIZON` times the scenario's steps, and spent as many times the rollouts, tokens and seconds that
+    uniform spends in them. The `reference` run has the
     same prompts, but random rewards and noise of its own.
     """
 
@@ -287,24 +288,39 @@ class LearningCell:
         return pd.DataFrame({**keys, **columns})
 
     def evaluations(self) -> list[dict[str, FloatArray]]:
-        """What is measured before the first step and at every evaluation, each (BLOCK,)."""
+        """What is measured before the first step, at every evaluation and at the end, each (BLOCK,)."""
         scenario = self.scenario
         environment, held_out = self.world()
         allocator = begin(environment, self.allocator)
-        spent, most = 0.0, scenario.steps * scenario.budget.rollouts * HORIZON
+        spent, enough = 0.0, self._enough(environment)
         initial = environment.policy.success(*held_out, environment.policy.theta)
         rows = [_evaluation(environment, held_out, initial, None, 0, spent)]
-        step = 0
-        while step < scenario.steps or environment.ledger.generated.min() < most:
-            step += 1
+        for step in range(1, scenario.steps * MOST_STEPS + 1):
             due = step % scenario.evaluate_every == 0
             truth = environment.policy.gradient() if due else None
             spent += run_step(environment, allocator).allocator_seconds
-            if due:
+            paid = environment.ledger.generated, environment.tokens, environment.seconds
+            ended = step >= HORIZON * scenario.steps and all(
+                (sums >= least).all() for sums, least in zip(paid, enough, strict=True)
+            )
+            if due or ended:
                 rows.append(_evaluation(environment, held_out, initial, truth, step, spent))
-            if step == scenario.steps * MOST_STEPS:
+            if ended:
                 break
         return rows
+
+    def _enough(self, environment: Learning) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Rollouts, tokens and seconds (BLOCK,) to which a run is followed, whoever else is compared.
+
+        HORIZON times those of a uniform step at the start. While the policy improves rollouts grow
+        shorter, so no less than HORIZON times what the reference run spends.
+        """
+        policy, budget, clock = environment.policy, self.scenario.budget, self.scenario.clock
+        p = policy.success(policy.difficulty, policy.features, policy.theta)
+        seconds, tokens = clock.stage(p, np.full(p.shape, budget.rollouts / p.shape[1]))
+        rollouts = np.full(BLOCK, float(budget.rollouts))
+        times = HORIZON * self.scenario.steps
+        return times * rollouts, times * tokens, times * (seconds + clock.rest(rollouts, rollouts))
 
     def world(self) -> tuple[Learning, tuple[FloatArray, FloatArray]]:
         """The environment, and the difficulties and features of the held-out prompts."""

@@ -284,7 +284,8 @@ def profiles(values: pd.DataFrame, metric: str, conditions: str) -> Figure:
     table = values[values.metric == metric].pivot_table(
         index=["allocator", "scenario"], columns="replicate", values="value", sort=False, dropna=False
     )
-    uniform = table.xs(BASELINE, level="allocator").mean(axis=1)
+    uniform: pd.Series = table[table.index.get_level_values("allocator") == BASELINE].mean(axis=1)
+    uniform = uniform.droplevel("allocator")
     names = [str(name) for name in table.index.unique("allocator") if name != BASELINE]
     lower = _described(metric).better == "lower"
     with print_style():
