@@ -327,7 +327,10 @@ class PredictionStudy(Study):
     def results(self, ran: Sequence[pd.DataFrame], directory: Path, sort: str) -> pd.DataFrame:
         """Scores over the first epoch and later."""
         judged = pd.concat(ran, ignore_index=True)
-        judged.to_parquet(directory / "judged.parquet", index=False)
+        scores = [name for name in judged if judged[name].dtype == np.float64]
+        judged.astype(dict.fromkeys(scores, np.float32)).to_parquet(
+            directory / "judged.parquet", index=False, compression="zstd"
+        )
         return prediction_metrics(judged)
 
     def draw(self, directory: Path, summary: pd.DataFrame, sort: str) -> None:

@@ -46,7 +46,11 @@ LEARNING_COLUMNS = (
 )
 TUNED_COLUMNS = (
     Column(f"{TUNED_PREFIX}rate", "learning\nrate x", "level", 2),
-    *(column._replace(metric=TUNED_PREFIX + column.metric) for column in LEARNING_COLUMNS),
+    *(
+        column._replace(metric=TUNED_PREFIX + column.metric)
+        for column in LEARNING_COLUMNS
+        if column.metric != "rollouts_per_step"
+    ),
 )
 PREDICTION_COLUMNS = tuple(
     Column(f"{score}_{phase}", f"{heading}\n{when}", "level", digits)
@@ -58,7 +62,7 @@ PREDICTION_COLUMNS = tuple(
         ("calibration_error", "calibr.", 2),
         ("rank_correlation", "rank corr.", 2),
     )
-    if (score, phase) != ("brier", "first_epoch")
+    if phase == "later" or score not in ("brier", "log_loss")
 )
 
 

@@ -158,9 +158,10 @@ def test_single_rollouts_have_the_same_gradient(replicates):
 
 
 def test_comparison(timed, record):
-    """Whole cells, evaluations included, of 16 replicates and 100 steps, or more where steps are cheap.
+    """Whole cells, evaluations included, of 16 replicates in a scenario of 100 steps.
 
-    A comparison of 1,000 steps and 32 replicates takes 20 times as long.
+    A comparison of 1,000 steps and 32 replicates takes 20 times as long. As there, a cell is followed for
+    HORIZON times the steps and beyond.
     """
     seconds, tables = {}, {}
 
