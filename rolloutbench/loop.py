@@ -98,15 +98,12 @@ def _check_request(environment: Environment, allocator: Allocator, request: Any)
         _broken(allocator, f"asks for counts of shape {counts.shape} of prompts of shape {prompts.shape}")
     if counts.min(initial=0) < 0:
         _broken(allocator, f"asks for {counts.min()} rollouts of a prompt: counts are 0 or more")
-    rows, columns = np.nonzero(counts)
-    asked = prompts[rows, columns]
-    valid = (asked >= 0) & (asked < setting.pool_size)
-    drawn = valid & environment.stream.drawn[rows, np.where(valid, asked, 0)]
-    if not drawn.all():
-        place = np.argmin(drawn)
-        _broken(
-            allocator, f"asks for prompt {asked[place]} in replicate {rows[place]}, which it did not draw"
-        )
+    valid = (prompts >= 0) & (prompts < setting.pool_size)
+    place = np.where(valid, prompts, 0) + setting.pool_size * np.arange(setting.replicates)[:, None]
+    wrong = (counts > 0) & ~(valid & environment.stream.drawn.take(place))
+    if wrong.any():
+        r, column = np.argwhere(wrong)[0]
+        _broken(allocator, f"asks for prompt {prompts[r, column]} in replicate {r}, which it did not draw")
     if allocator.hard_budget:
         total = ledger.step_generated + counts.sum(axis=1)
         if (total > setting.budget.rollouts).any():

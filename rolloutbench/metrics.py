@@ -310,15 +310,15 @@ class Totals:
     def add(self, groups: Groups) -> None:
         """One update's groups."""
         present = groups.prompts >= 0
-        reused = 0 if groups.reused is None else groups.reused.counts
-        successes = groups.successes + reused
-        unsolved = present & (groups.successes == 0)
-        mixed = present & (successes > 0) & (groups.failures > 0)
+        unsolved = none = present & (groups.successes == 0)
+        if groups.reused is not None:
+            none = unsolved & (groups.reused.counts == 0)
+        mixed = present & ~none & (groups.failures > 0)
         self.groups += present.sum(axis=1)
         self.effective += mixed.sum(axis=1)
         self.unsolved += unsolved.sum(axis=1)
-        self.unsolved_after_reuse += (unsolved & (successes == 0)).sum(axis=1)
-        self.ineffective += np.where(mixed, 0, groups.counts).sum(axis=1)
+        self.unsolved_after_reuse += none.sum(axis=1)
+        self.ineffective += (groups.counts * ~mixed).sum(axis=1)
 
     def columns(self, ledger: Ledger) -> dict[str, FloatArray]:
         """All sums, with the ledger's. `ineffective` are trained rollouts of groups with equal rewards."""

@@ -193,6 +193,7 @@ class PromptStream:
         self._retired = np.zeros((replicates, pool_size), dtype=bool)
         self._order = np.full((replicates, pool_size), -1, dtype=np.int64)
         self._place = np.full((replicates, pool_size), -1, dtype=np.int64)
+        self._stale = False  # whether `_place`, needed only by `retire`, has fallen behind `_order`
         self._position = np.zeros(replicates, dtype=np.int64)
         self._length = np.zeros(replicates, dtype=np.int64)
 
@@ -207,6 +208,12 @@ class PromptStream:
         if ended.any():
             self._start_epoch(ended)
         places = self._position[:, None] + np.arange(count)
+        if where is None and (self._position + count <= self._length).all():
+            offset = self.pool_size * np.arange(self.replicates)[:, None]
+            found = self._order.take(places + offset)
+            self._position += count
+            self.drawn.ravel()[found + offset] = True
+            return found
         inside = drawing[:, None] & (places < self._length[:, None])
         prompts = np.take_along_axis(self._order, np.where(inside, places, 0), axis=1)
         self._position += np.where(drawing, count, 0)
@@ -219,6 +226,8 @@ class PromptStream:
         rows, columns = np.nonzero(prompts >= 0)
         retired = rows, prompts[rows, columns]
         self._retired[retired] = True
+        if self._stale:
+            self._place, self._stale = np.argsort(self._order, axis=1), False
         ahead = self._place[retired] >= self._position[rows]  # most were drawn before they are retired
         here = np.zeros(self.replicates, dtype=bool)
         here[rows[ahead]] = True
@@ -247,7 +256,7 @@ class PromptStream:
         self._order = state["order"].copy()
         self._position = state["position"].copy()
         self._length = state["length"].copy()
-        self._place = np.argsort(self._order, axis=1)
+        self._stale = True
 
     def _start_epoch(self, rows: BoolArray) -> None:
         self.epoch[rows] += 1
@@ -255,14 +264,17 @@ class PromptStream:
             key = (*self._seed.spawn_key, int(self.epoch[r]), int(r))
             seed = np.random.SeedSequence(self._seed.entropy, spawn_key=key)
             self._order[r] = np.random.default_rng(seed).permutation(self.pool_size)
-        self._compact(~np.take_along_axis(self._retired[rows], self._order[rows], axis=1), rows)
+        if self._retired.any():
+            self._compact(~np.take_along_axis(self._retired[rows], self._order[rows], axis=1), rows)
+        else:
+            self._length[rows], self._position[rows], self._stale = self.pool_size, 0, True
 
     def _compact(self, keep: BoolArray, rows: BoolArray) -> None:
         """Move the kept prompts of each row to its front, in their order, and start there."""
         order = self._order[rows]
         if not keep.all():
             order = np.take_along_axis(order, np.argsort(~keep, axis=1, kind="stable"), axis=1)
-        self._order[rows], self._place[rows] = order, np.argsort(order, axis=1)
+        self._order[rows], self._stale = order, True
         self._length[rows] = keep.sum(axis=1)
         self._position[rows] = 0
 
@@ -425,29 +437,32 @@ class Ledger:
         self.step_generated += spent
         self.step_outcomes.append(outcomes)
         self.stages += spent > 0
-        self.prompts += (outcomes.counts > 0).sum(axis=1)
-        place, rows, columns = self._places(outcomes.prompts, outcomes.counts > 0)
-        successes = outcomes.successes[rows, columns]
+        asked = outcomes.counts > 0
+        self.prompts += asked.sum(axis=1)
+        place, here = self._places(outcomes.prompts, asked)
+        successes = outcomes.successes.ravel()[here]
         np.add.at(self.held_successes.ravel(), place, successes)
-        np.add.at(self.held_failures.ravel(), place, outcomes.counts[rows, columns] - successes)
+        np.add.at(self.held_failures.ravel(), place, outcomes.counts.ravel()[here] - successes)
         self.solved.ravel()[place[successes > 0]] = True
 
-    def _places(self, prompts: IntArray, where: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
+    def _places(self, prompts: IntArray, where: BoolArray) -> tuple[IntArray, Any]:
         """Where prompts (R, B) lie in a flattened (R, Q) array, and in (R, B) themselves."""
-        rows, columns = np.nonzero(where)
-        return rows * self.pool_size + prompts[rows, columns], rows, columns
+        place = (prompts + self.pool_size * np.arange(self.replicates)[:, None]).ravel()
+        here = slice(None) if where.all() else np.flatnonzero(where)
+        return place[here], here
 
     def use(self, groups: Groups) -> None:
         """These rollouts enter the update. Raises ValueError, changing nothing, if they are not there."""
-        place, rows, columns = self._places(groups.prompts, groups.prompts >= 0)
+        present = groups.prompts >= 0
+        place, here = self._places(groups.prompts, present)
         if groups.reused is not None:
-            unknown = (groups.reused.counts[rows, columns] > 0) & ~self.solved.ravel()[place]
+            unknown = (groups.reused.counts.ravel()[here] > 0) & ~self.solved.ravel()[place]
             if unknown.any():
                 r, q = divmod(int(place[np.argmax(unknown)]), self.pool_size)
                 raise ValueError(f"reuses a success of prompt {q} in replicate {r}, which had none")
         takings = [
-            ("successes", self.held_successes.ravel(), groups.successes[rows, columns]),
-            ("failures", self.held_failures.ravel(), groups.failures[rows, columns]),
+            ("successes", self.held_successes.ravel(), groups.successes.ravel()[here]),
+            ("failures", self.held_failures.ravel(), groups.failures.ravel()[here]),
         ]
         for _, held, taken in takings:
             np.subtract.at(held, place, taken)
@@ -463,7 +478,7 @@ class Ledger:
                     f"keeps {there + lacking} {name} of prompt {q} in replicate {r}, "
                     f"of which {there} were sampled"
                 )
-        self.trained += np.where(groups.prompts >= 0, groups.counts, 0).sum(axis=1)
+        self.trained += np.where(present, groups.counts, 0).sum(axis=1)
         for name, given_up in groups.discarded.items():
             self.discarded[name] = self.discarded.get(name, 0) + given_up
         if (self.held < 0).any():

@@ -159,7 +159,6 @@ class Learning(Environment):
         seconds, tokens = self._clock.stage(p, request.counts)
         self.seconds += seconds
         self.tokens += tokens
-        self.counts.add(p, request.counts)
         return Outcomes(request.prompts, request.counts, successes)
 
     def update(self, groups: Groups) -> dict[str, FloatArray]:

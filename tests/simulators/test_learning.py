@@ -275,6 +275,14 @@ def test_uniform_pays_what_the_budget_says():
     np.testing.assert_allclose(bins[~np.isnan(bins)], 8)
 
 
+def test_stages_of_a_prompt_count_together():
+    """AR3PO gives 4 rollouts to who is solved at once, and 8 to who never is."""
+    table = cell("dead-sixty-v1", allocator="ar3po", group_size=8).run()
+    table = table[table.steps > 0]
+    assert table["counts@0.975"].mean() == pytest.approx(4, abs=0.01)
+    assert 7.5 < table["counts@0.025"].mean() <= 8
+
+
 def test_training_helps_and_too_large_steps_do_not():
     good = cell(steps=60).run()
     gain = good[good.steps == 60].accuracy.to_numpy() - good[good.steps == 0].accuracy.to_numpy()

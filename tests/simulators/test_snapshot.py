@@ -25,7 +25,13 @@ from simulators.snapshot import BLOCK, Snapshot, SnapshotCell, snapshot_cells
 ESTIMATORS = ["reinforce", "dr_grpo", "rloo", "grpo"]
 
 
-def cell(allocator="vip[predictor=beta]", scenario="snapshot-u-shaped-v1", estimator="rloo", aggregation="prompt", **fields):
+def cell(
+    allocator="vip[predictor=beta]",
+    scenario="snapshot-u-shaped-v1",
+    estimator="rloo",
+    aggregation="prompt",
+    **fields,
+):
     fields = {"budget": Budget(32, 256), "seed": 0, "block": 0} | fields
     return SnapshotCell(
         scenario,
