@@ -217,7 +217,7 @@ WRONG_COMPARISONS = {
     "learning-rate-zero": (f"{LEARN} --learning-rates 0", "--learning-rates", "'0'", "above 0"),
     "learning-rate-infinite": (f"{LEARN} --learning-rates inf", "--learning-rates", "'inf'", "above 0"),
     "learning-sort": (f"{LEARN} --sort snr", "--sort snr", "known: "),
-    "learning-prompts": (f"{LEARN} --prompts 5000", "--prompts 5000", "pool_size=1024"),
+    "learning-prompts": (f"{LEARN} --prompts 5000", "--prompts 5000", "pool_size=2048"),
     "learning-pool": (f"{LEARN}[pool_size=3]", "pool_size=3", "prompts=128"),
     "learning-optimizer": (f"{LEARN}[optimizer=adamw]", "'adamw'", "adam"),
     "learning-verifier": (f"{LEARN}[false_positive=2]", "false_positive=2", "1"),

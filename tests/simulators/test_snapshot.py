@@ -251,7 +251,7 @@ def test_history_makes_predictors_better(visits):
     assert {0: ratio == 1, 1: 0.88 < ratio < 0.97, 4: 0.8 < ratio < 0.88}[visits]
 
 
-@pytest.mark.parametrize("name", scenarios.names())
+@pytest.mark.parametrize("name", [name for name in scenarios.names() if name.startswith("snapshot-")])
 def test_every_scenario_runs_and_leaves_room_for_an_oracle(name):
     oracle = cell("vip[predictor=oracle]", scenario=name).measure()
     uniform = cell("uniform", scenario=name).measure()
