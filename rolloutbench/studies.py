@@ -341,5 +341,5 @@ class PredictionStudy(Study):
         judged = pd.read_parquet(directory / "judged.parquet")
         save(plots.prediction_error(judged, self.conditions()), directory / "plots", "prediction_error")
         for name, here in judged.groupby("scenario", sort=False):
-            figure = plots.calibration(here, f"{name}; {self.conditions()}")
+            figure = plots.calibration(here, self.conditions())
             save(figure, directory / "plots", f"calibration_{name}")
