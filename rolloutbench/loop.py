@@ -78,8 +78,7 @@ def run_step(environment: Environment, allocator: Allocator) -> Step:
         groups = end.value
     seconds = clock() - started - elsewhere
     _check_groups(environment, allocator, groups)
-    seen = environment.ledger.step_outcomes
-    outcomes = Outcomes.merged(seen) if seen else None
+    outcomes = environment.ledger.step_merged
     if outcomes is not None:
         started = clock()
         allocator.observe(outcomes)

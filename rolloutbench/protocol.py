@@ -409,6 +409,7 @@ class Ledger:
     solved: BoolArray = field(init=False)
     discarded: dict[str, IntArray] = field(init=False, default_factory=dict)
     step_outcomes: list[Outcomes] = field(init=False, default_factory=list)
+    _merged: Outcomes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.generated, self.trained, self.stages, self.prompts, self.step_generated = (
@@ -425,10 +426,17 @@ class Ledger:
         given_up = sum(self.discarded.values(), start=np.zeros_like(self.generated))
         return self.generated - self.trained - given_up
 
+    @property
+    def step_merged(self) -> Outcomes | None:
+        """All that this step generated, stages merged; None where it generated nothing."""
+        if self._merged is None and self.step_outcomes:
+            self._merged = Outcomes.merged(self.step_outcomes)
+        return self._merged
+
     def open_step(self) -> None:
         """A new training step begins."""
         self.step_generated = np.zeros(self.replicates, dtype=np.int64)
-        self.step_outcomes = []
+        self.step_outcomes, self._merged = [], None
 
     def record(self, outcomes: Outcomes) -> None:
         """One stage was generated."""
@@ -436,6 +444,7 @@ class Ledger:
         self.generated += spent
         self.step_generated += spent
         self.step_outcomes.append(outcomes)
+        self._merged = None
         self.stages += spent > 0
         asked = outcomes.counts > 0
         self.prompts += asked.sum(axis=1)

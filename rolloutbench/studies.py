@@ -7,7 +7,7 @@ There are three kinds, after the question: how good is one gradient at frozen su
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,6 +46,7 @@ class Study(ABC):
     who: ClassVar[str] = "allocator"
     command: ClassVar[str] = "compare"
 
+    scenarios: Mapping[str, SnapshotScenario | LearningScenario]
     allocators: dict[str, Allocator]
     estimator_name: str
     estimator: Estimator
@@ -69,10 +70,6 @@ class Study(ABC):
     def draw(self, directory: Path, summary: pd.DataFrame, sort: str) -> None:
         """The figures."""
 
-    @abstractmethod
-    def scenario_names(self) -> list[str]:
-        """In order."""
-
     def record(self) -> dict[str, Any]:
         """What a reader needs to know to do it again."""
         return {
@@ -81,6 +78,7 @@ class Study(ABC):
             "replicates": self.replicates,
             "seed": self.seed,
             "allocators": {name: repr(made) for name, made in self.allocators.items()},
+            "scenarios": {name: repr(made) for name, made in self.scenarios.items()},
         }
 
     def finish(self, ran: Sequence[pd.DataFrame], directory: Path, sort: str) -> pd.DataFrame:
@@ -98,7 +96,7 @@ class Study(ABC):
         """What the terminal shows."""
         return [
             tables.comparison(summary, name, sort, self._caption(name), self.columns, self.who)
-            for name in self.scenario_names()
+            for name in self.scenarios
         ]
 
     def _caption(self, scenario: str) -> str:
@@ -116,10 +114,6 @@ class SnapshotStudy(Study):
     scenarios: dict[str, SnapshotScenario]
     budget: Budget
     draws: int | None
-
-    def scenario_names(self) -> list[str]:
-        """In order."""
-        return list(self.scenarios)
 
     def cells(self) -> Sequence[Cell]:
         """Allocator x scenario x block."""
@@ -144,14 +138,13 @@ class SnapshotStudy(Study):
         )
 
     def record(self) -> dict[str, Any]:
-        """With budget, moments and scenarios."""
+        """With budget and moments."""
         return {
             **super().record(),
             "prompts": self.budget.prompts,
             "group_size": int(self.budget.group_size),
             "rollouts": self.budget.rollouts,
             "moments": self._moments(),
-            "scenarios": {name: repr(made) for name, made in self.scenarios.items()},
         }
 
     def results(self, ran: Sequence[pd.DataFrame], directory: Path, sort: str) -> pd.DataFrame:
@@ -181,10 +174,6 @@ class LearningStudy(Study):
     scenarios: dict[str, LearningScenario]
     rates: tuple[float, ...]
 
-    def scenario_names(self) -> list[str]:
-        """In order."""
-        return list(self.scenarios)
-
     def cells(self) -> Sequence[Cell]:
         """Allocator x scenario x learning rate x block, and the reference runs."""
         how = self.estimator, self.aggregation, self.replicates, self.seed, self.rates
@@ -202,11 +191,10 @@ class LearningStudy(Study):
         )
 
     def record(self) -> dict[str, Any]:
-        """With learning rates and scenarios."""
+        """With learning rates."""
         return {
             **super().record(),
             "learning_rates": list(self.rates),
-            "scenarios": {name: repr(made) for name, made in self.scenarios.items()},
         }
 
     def results(self, ran: Sequence[pd.DataFrame], directory: Path, sort: str) -> pd.DataFrame:
@@ -263,7 +251,7 @@ class LearningStudy(Study):
                 tables.comparison(
                     summary, name, TUNED_PREFIX + sort, own + self._caption(name), tables.TUNED_COLUMNS
                 )
-                for name in self.scenario_names()
+                for name in self.scenarios
             ]
         if len(self.scenarios) > 1:
             ranking = pd.read_csv(directory / "ranking.csv")
@@ -298,10 +286,6 @@ class PredictionStudy(Study):
     scenarios: dict[str, LearningScenario]
     predictors: dict[str, Predictor]
 
-    def scenario_names(self) -> list[str]:
-        """In order."""
-        return list(self.scenarios)
-
     def cells(self) -> Sequence[Cell]:
         """Scenario x block."""
         (allocator,) = self.allocators.values()
@@ -317,11 +301,10 @@ class PredictionStudy(Study):
         )
 
     def record(self) -> dict[str, Any]:
-        """With predictors and scenarios."""
+        """With predictors."""
         return {
             **super().record(),
             "predictors": {name: repr(made) for name, made in self.predictors.items()},
-            "scenarios": {name: repr(made) for name, made in self.scenarios.items()},
         }
 
     def results(self, ran: Sequence[pd.DataFrame], directory: Path, sort: str) -> pd.DataFrame:

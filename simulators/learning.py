@@ -164,8 +164,8 @@ class Learning(Environment):
     def update(self, groups: Groups) -> dict[str, FloatArray]:
         """One step of the optimizer; returns the batch `gradient` (R, d)."""
         scenario, theta = self.scenario, self.policy.theta
-        if self.ledger.step_outcomes:
-            outcomes = Outcomes.merged(self.ledger.step_outcomes)
+        outcomes = self.ledger.step_merged
+        if outcomes is not None:
             self.counts.add(self.success(outcomes.prompts), outcomes.counts)
         self.totals.add(groups)
         difficulty, features, p = self._look(groups.prompts)
@@ -255,8 +255,8 @@ class LearningCell:
 
     `rate` multiplies the scenario's learning rate. A cell runs until every replicate has made
     `HORIZON` times the scenario's steps, and spent as many times the rollouts, tokens and seconds that
-    uniform spends in them. The `reference` run has the
-    same prompts, but random rewards and noise of its own.
+    uniform spends in them. The `reference` run has the same prompts, but random rewards and noise of its
+    own.
     """
 
     scenario_name: str

@@ -19,38 +19,28 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from rolloutbench.allocators.one_shot import Predicting
 from rolloutbench.allocators.uniform import equal_counts
-from rolloutbench.predictors import PredictorSpec
 from rolloutbench.protocol import (
-    Allocator,
     Belief,
     Budget,
     FloatArray,
     Groups,
-    Outcomes,
     Plan,
     PromptStream,
     Request,
-    Setting,
-    State,
 )
 from rolloutbench.registry import PARAMETERS
 
 
 @dataclass(config=PARAMETERS)
-class MoPPS(Allocator):
+class MoPPS(Predicting):
     """Equal groups for the candidates whose sampled success probability is nearest to one half."""
 
     one_shot: ClassVar[bool] = True
 
-    predictor: PredictorSpec = "beta"  # type: ignore[assignment]
     candidates: Annotated[int, Field(ge=1)] = 4
     target: Annotated[float, Field(ge=0, le=1)] = 0.5
-
-    def begin(self, setting: Setting) -> None:
-        """Start afresh, the predictor too."""
-        self.setting = setting
-        self.predictor.begin(setting)
 
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
         """Draw candidates, choose among them, one stage."""
@@ -70,15 +60,3 @@ class MoPPS(Allocator):
         shape = np.where(proper, mean, 0.5)
         sampled = self.setting.rng.beta(shape * total, (1 - shape) * total)
         return np.where(proper, sampled, mean)
-
-    def observe(self, outcomes: Outcomes) -> None:
-        """The predictor learns from every rollout."""
-        self.predictor.update(outcomes)
-
-    def state_dict(self) -> State:
-        """The predictor's."""
-        return {"predictor": self.predictor.state_dict()}
-
-    def load_state_dict(self, state: State) -> None:
-        """The predictor's."""
-        self.predictor.load_state_dict(state["predictor"])

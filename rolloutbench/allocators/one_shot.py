@@ -53,12 +53,10 @@ class OneShot(Allocator):
 
 
 @dataclass(config=PARAMETERS)
-class Predicted(OneShot):
-    """A predictor, and bounds on what a prompt may get; None means the method's own default."""
+class Predicting(Allocator):
+    """An allocator that asks a predictor, which learns from every rollout."""
 
     predictor: PredictorSpec = "beta"  # type: ignore[assignment]
-    lower: Annotated[int, Field(ge=0, le=MOST_ROLLOUTS)] | None = None
-    upper: Annotated[int, Field(ge=1, le=MOST_ROLLOUTS)] | None = None
 
     def begin(self, setting: Setting) -> None:
         """Start afresh, the predictor too."""
@@ -76,6 +74,14 @@ class Predicted(OneShot):
     def load_state_dict(self, state: State) -> None:
         """The predictor's."""
         self.predictor.load_state_dict(state["predictor"])
+
+
+@dataclass(config=PARAMETERS)
+class Predicted(Predicting, OneShot):
+    """A predictor, and bounds on what a prompt may get; None means the method's own default."""
+
+    lower: Annotated[int, Field(ge=0, le=MOST_ROLLOUTS)] | None = None
+    upper: Annotated[int, Field(ge=1, le=MOST_ROLLOUTS)] | None = None
 
     def bounds(self, budget: Budget) -> tuple[int, int]:
         """Lower and upper count of a prompt, as given or by default."""
