@@ -12,13 +12,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from rolloutbench.experiment import BASELINE
 from rolloutbench.metrics import (
     ACCURACY_PREFIX,
     AXES,
+    BASELINE,
+    CALIBRATION_BINS,
     COUNT_PREFIX,
     DISCARDED,
+    HORIZON,
     METRICS,
+    REFERENCE,
     TARGETS,
     TUNED_PREFIX,
 )
@@ -35,12 +38,6 @@ from rolloutbench.statistics import (
     ratio_of_iqms,
     ratio_of_means,
 )
-
-REFERENCE = "(reference)"
-"""The name of the run that fixes the targets."""
-HORIZON = 1.5
-"""Runs are followed until they paid for as many times the rollouts of uniform's steps; a target that is
-not reached by then counts as reached there (a restricted mean), never as missing."""
 
 
 class Run:
@@ -234,3 +231,28 @@ def across_scenarios(values: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, f
 
 def _named(name: str, part: str) -> str:
     return name if part == "estimate" else f"{name}_{part}"
+
+
+def prediction_metrics(judged: pd.DataFrame) -> pd.DataFrame:
+    """Means over the first epoch and over the rest, in long form; the predictor is the `allocator`.
+
+    `calibration_error` is the mean over prompts of |predicted - actual| of their bin (expected
+    calibration error), over all steps of the phase.
+    """
+    scores = ["mae", "brier", "log_loss", "coverage", "rank_correlation"]
+    phase = np.where(judged.epoch == 0, "first_epoch", "later")
+    keys = ["scenario", "predictor", "replicate"]
+    grouped = judged.assign(phase=phase).groupby([*keys, "phase"], sort=False)
+    means = grouped[scores].mean()
+    means["calibration_error"] = _calibration_error(grouped.sum(numeric_only=True))
+    long = means.reset_index().melt(id_vars=[*keys, "phase"], var_name="score")
+    long["metric"] = long["score"] + "_" + long["phase"]
+    long = long.rename(columns={"predictor": "allocator"})
+    return long[["scenario", "allocator", "replicate", "metric", "value"]]
+
+
+def _calibration_error(sums: pd.DataFrame) -> FloatArray:
+    bins = range(CALIBRATION_BINS)
+    off = sum(np.abs(sums[f"predicted@{b}"] - sums[f"actual@{b}"]) for b in bins)
+    error: FloatArray = np.asarray(off / sum(sums[f"prompts@{b}"] for b in bins))
+    return error

@@ -1,154 +1,273 @@
-"""Running cells and putting their results together.
+"""Cells: what is run, under which name, and what comes of it.
 
-A cell is a pure function from its frozen description to a table in long form, one row for each
-replicate and metric, so cells may run anywhere and in any order. Results of a study go to a new
-directory that appears under its name only when it is complete.
+A cell is a pure function from its frozen description to a table, so cells may run anywhere and in any
+order, and one that was run need never run again. Its key is a hash of the whole description, defaults
+included, and of the source code that it runs: results of other conditions or other code have other keys.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import enum
+import functools
+import hashlib
+import importlib.metadata
+import json
 import os
-import shutil
-import signal
-import tempfile
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
+import platform
+import re
+import resource
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
-import joblib
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
-from rolloutbench.protocol import InputError
-from rolloutbench.statistics import mean_interval, ratio_interval
+from rolloutbench.protocol import InputError, ProtocolError
 
-BASELINE = "uniform"
-"""Every study runs it, and every ratio is against it."""
+CORE = (
+    "allocators",
+    "estimators.py",
+    "loop.py",
+    "metrics.py",
+    "objectives.py",
+    "optional.py",
+    "predictors",
+    "protocol.py",
+    "registry.py",
+    "solvers",
+)
+"""The part of this package that cells run; the rest looks at their results."""
 
-MARKER = "conditions.json"
-"""The file by which a directory is known to hold results of this program."""
+PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "gpytorch")
+"""Libraries whose versions are recorded with a result."""
+
+
+Part: TypeAlias = tuple[str, str]
+"""Scenario and allocator."""
+Sources: TypeAlias = dict[str, str | None]
+"""A digest of the source code of each package that a cell runs."""
 
 
 class Cell(Protocol):
-    """A description of something to run. It must be picklable."""
+    """A description of something to run: a picklable dataclass whose fields say everything that matters.
+
+    A field declared with `compare=False` is no part of it.
+    """
+
+    @property
+    def part(self) -> Part:
+        """Scenario and allocator: what its table is a part of, and useless without the rest of."""
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
 
     def run(self) -> pd.DataFrame:
-        """Columns scenario, allocator, replicate, metric, value."""
+        """The results. What is measured of this machine goes into `attrs`: never the same twice, no data."""
 
 
-def run_cells(cells: Sequence[Cell], jobs: int) -> Iterator[pd.DataFrame]:
-    """Results of the cells in their order, as they come, on `jobs` processes."""
-    if jobs == 1:
-        yield from (cell.run() for cell in cells)
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What a cell gave, and facts of the run: host, seconds, versions."""
+
+    table: pd.DataFrame
+    facts: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failed:
+    """Why a cell gave nothing: one line, and where in the code."""
+
+    error: str
+    traceback: str
+    facts: dict[str, Any]
+
+
+def identify(cells: Iterable[Cell]) -> tuple[dict[str, Cell], Sources]:
+    """The cells by key, in their order, and the digests of all code that they run.
+
+    Raises InputError where a cell cannot be described.
+    """
+    known: dict[int, tuple[object, Any]] = {}
+    keyed: dict[str, Cell] = {}
+    sources: Sources = {}
+    for cell in cells:
+        text = json.dumps(describe(cell, known), sort_keys=True)
+        code = {package: source_digest(package) for package in _packages(text)}
+        keyed[hashlib.sha256(f"{text}{json.dumps(code)}".encode()).hexdigest()[:32]] = cell
+        sources |= code
+    return keyed, sources
+
+
+def _packages(description: str) -> list[str]:
+    """The top-level packages of the classes in a description, and this one."""
+    return sorted({__package__, *re.findall(r'"class": "(\w+)', description)})
+
+
+def describe(value: Any, known: dict[int, tuple[object, Any]] | None = None) -> Any:
+    """Everything that a value says, as JSON: objects by class and fields, arrays by their hash.
+
+    `known` remembers, by identity, objects that were described before.
+    """
+    known = {} if known is None else known
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if id(value) not in known:
+        known[id(value)] = value, _describe(value, known)
+    return known[id(value)][1]
+
+
+def _describe(value: Any, known: dict[int, tuple[object, Any]]) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return {"array": digest, "dtype": str(value.dtype), "shape": list(value.shape)}
+    if isinstance(value, (list, tuple)):
+        return [describe(item, known) for item in value]
+    if isinstance(value, Mapping):  # in order: it can matter to what draws random numbers
+        return {"mapping": [[describe(key, known), describe(item, known)] for key, item in value.items()]}
+    kind = type(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.compare}
+    elif hasattr(value, "__dict__") and not callable(value):
+        fields = dict(sorted(vars(value).items()))
     else:
-        with _interrupts_ignored():
-            results = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-                joblib.delayed(cell.run)() for cell in cells
+        raise InputError(
+            f"{value!r} cannot be described: numbers, text, arrays and dataclasses of them are expected"
+        )
+    return {"class": f"{kind.__module__}:{kind.__qualname__}"} | {
+        name: describe(item, known) for name, item in fields.items()
+    }
+
+
+@functools.cache
+def source_digest(package: str) -> str | None:
+    """A hash of a package's source; of this one's, that of `CORE`. None where there are no files."""
+    module = sys.modules.get(package)
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return None
+    folder = Path(file).parent
+    if package == __package__:
+        parts = [folder / name for name in CORE]
+    else:
+        parts = [folder if Path(file).name == "__init__.py" else Path(file)]
+    files = [path for part in parts for path in ([part] if part.is_file() else sorted(part.rglob("*.py")))]
+    whole = hashlib.sha256()
+    for path in files:
+        whole.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
+    return whole.hexdigest()[:16]
+
+
+def run_cell(cell: Cell, sources: Sources, memory: int | None = None) -> Finished | Failed:
+    """Run a cell on one thread, within `memory` bytes more than this process holds already.
+
+    `sources` are the digests of the code that the caller means; a worker with other code fails. Whatever
+    the cell raises is an answer, not an exception.
+    """
+    began = datetime.now(UTC)
+    started = time.perf_counter()
+    try:
+        _same_code(sources)
+        with threadpool_limits(limits=1), memory_bound(memory):
+            table = cell.run()
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        known = isinstance(error, (InputError, ProtocolError))
+        line = said if known else f"{type(error).__name__}: {said}"
+        return Failed(line, traceback.format_exc(), _facts(began, started))
+    return Finished(table, _facts(began, started) | {str(k): v for k, v in table.attrs.items()})
+
+
+def _same_code(sources: Sources) -> None:
+    for package, digest in sources.items():
+        own = source_digest(package)
+        if package != "__main__" and own != digest:
+            raise ProtocolError(
+                f"the worker on {platform.node()} has other source code of '{package}' ({own}) than the "
+                f"process that asked ({digest}): install the same version on both"
             )
-        with warnings.catch_warnings():
-            # After a failure joblib tells of results that nobody took.
-            warnings.filterwarnings("ignore", r"\d+ tasks? ", UserWarning, r"joblib\.parallel")
-            yield from results
 
 
 @contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Workers started here inherit that they ignore Ctrl-C, which is for this process to answer."""
-    if threading.current_thread() is not threading.main_thread():
+def memory_bound(memory: int | None) -> Iterator[None]:
+    """A MemoryError rather than a killed process where more than `memory` bytes are taken (Linux)."""
+    held = _held()
+    if memory is None or held is None:
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = held + memory
+    if before[1] != resource.RLIM_INFINITY:
+        wanted = min(wanted, before[1])
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, before[1]))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def summarise(per_replicate: pd.DataFrame) -> pd.DataFrame:
-    """Mean, ratio to and difference from uniform of every metric, with 95% intervals, paired by replicate.
-
-    Columns: scenario, allocator, metric, estimate, low, high, replicates, ratio, ratio_low, ratio_high,
-    difference, difference_low, difference_high. Rows keep the order in which scenarios, allocators and
-    metrics first appear.
-    """
-    keys = ["scenario", "allocator", "metric"]
-    wide = per_replicate.pivot_table(
-        index=keys, columns="replicate", values="value", sort=False, dropna=False, observed=True
-    )
-    wide = wide.loc[wide.notna().any(axis=1)]
-    values = wide.to_numpy(dtype=np.float64)
-    index = wide.index.to_frame(index=False)
-    uniform = pd.MultiIndex.from_frame(index.assign(allocator=BASELINE))
-    baseline = wide.reindex(uniform).to_numpy(dtype=np.float64)
-    mean, ratio = mean_interval(values), ratio_interval(values, baseline)
-    difference = mean_interval(values - baseline)
-    return index.assign(
-        estimate=mean.estimate,
-        low=mean.low,
-        high=mean.high,
-        replicates=np.count_nonzero(~np.isnan(values), axis=1),
-        ratio=ratio.estimate,
-        ratio_low=ratio.low,
-        ratio_high=ratio.high,
-        difference=difference.estimate,
-        difference_low=difference.low,
-        difference_high=difference.high,
-    )
-
-
-@contextlib.contextmanager
-def output_directory(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A directory to write to that becomes `path` at the end, or vanishes if anything fails.
-
-    Raises InputError, before anything is computed, where `path` cannot be made or holds something
-    else. Earlier results of this program are replaced with `overwrite`.
-    """
-    path = Path(os.path.realpath(path))  # a link is followed, never replaced
-    exists = os.path.isdir(path)  # unlike Path.is_dir, also False for a name that is too long
-    if os.path.lexists(path) and not exists:
-        raise InputError(f"out={path}: is a file")
-    if exists and any(path.iterdir()):
-        if not (path / MARKER).exists():
-            raise InputError(f"out={path}: is not empty, and holds no results of rolloutbench")
-        if not overwrite:
-            raise InputError(f"out={path}: holds results already; --overwrite replaces them")
-    parent = path if exists else path.parent
-    made = [above for above in path.parents if not os.path.exists(above)]
-    unfinished = None
+def _held() -> int | None:
+    """Bytes of private memory that this process has reserved; None where the system does not say."""
     try:
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".unfinished", dir=parent))
-        except OSError as error:
-            raise InputError(f"out={path}: cannot be written: {error.strerror}") from None
-        yield unfinished
-        _publish(unfinished, path)
-    except BaseException:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        for above in made:
-            with contextlib.suppress(OSError):
-                above.rmdir()
-        raise
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    (kibibytes,) = re.findall(r"VmData:\s+(\d+) kB", status)
+    return int(kibibytes) * 1024
 
 
-def _publish(unfinished: Path, path: Path) -> None:
-    """Give it its name, or put what it holds in the place of earlier results.
+def _facts(began: datetime, started: float) -> dict[str, Any]:
+    return {
+        "started": began.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - started, 4),
+        **machine(),
+    }
 
-    A directory that was there stays the same one: it may be a mount, or where the user stands. Files
-    that are not of this program stay too.
-    """
-    unfinished.chmod(0o755)
-    if not os.path.isdir(path):
-        unfinished.rename(path)
-        return
-    (path / MARKER).unlink(missing_ok=True)
-    for new in sorted(unfinished.iterdir(), key=lambda new: new.name == MARKER):
-        old = path / new.name
-        if old.is_dir():
-            shutil.rmtree(old)
-        new.rename(old)
-    unfinished.rmdir()
+
+@functools.cache
+def machine() -> dict[str, Any]:
+    """This host and what is installed on it."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": versions,
+    }
+
+
+@functools.cache
+def commit() -> str | None:
+    """The git commit of this program's source, with `+` where files differ from it; None outside git."""
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

@@ -8,6 +8,14 @@ import numpy as np
 
 from rolloutbench.protocol import FloatArray, Groups, IntArray, Ledger
 
+BASELINE = "uniform"
+"""Every study runs it, and every ratio is against it."""
+REFERENCE = "(reference)"
+"""The name of the run that fixes the targets of a learning scenario."""
+HORIZON = 1.5
+"""Runs are followed until they paid for as many times the rollouts of uniform's steps; a target that is
+not reached by then counts as reached there (a restricted mean), never as missing."""
+
 
 class Metric(NamedTuple):
     """A measured quantity. `better` says which direction is, or is None where neither is by itself."""

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rolloutbench.experiment import BASELINE
-from rolloutbench.metrics import METRICS, TUNED_PREFIX
+from rolloutbench.metrics import BASELINE, METRICS, TUNED_PREFIX
 from rolloutbench.registry import Entry
 
 

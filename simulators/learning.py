@@ -30,13 +30,11 @@ from enum import IntEnum
 import numpy as np
 import pandas as pd
 from scipy import special
-from threadpoolctl import threadpool_limits
 
 from rolloutbench.allocators.uniform import Uniform
-from rolloutbench.curves import HORIZON, REFERENCE
 from rolloutbench.estimators import group_advantages, prompt_shares
 from rolloutbench.loop import begin, run_step
-from rolloutbench.metrics import CountsBySuccess, Totals, accuracy_by_bin
+from rolloutbench.metrics import HORIZON, REFERENCE, CountsBySuccess, Totals, accuracy_by_bin
 from rolloutbench.protocol import (
     Aggregation,
     Allocator,
@@ -44,7 +42,6 @@ from rolloutbench.protocol import (
     Estimator,
     FloatArray,
     Groups,
-    InputError,
     IntArray,
     Outcomes,
     PromptStream,
@@ -270,13 +267,20 @@ class LearningCell:
     rate: float = 1.0
     reference: bool = False
 
+    @property
+    def part(self) -> tuple[str, str]:
+        """Scenario and allocator."""
+        return self.scenario_name, self.allocator_name
+
+    @property
+    def label(self) -> str:
+        """Scenario, allocator, learning rate where it is another one, and block."""
+        rate = "" if self.rate == 1 else f" at rate x {self.rate:g}"
+        return f"{self.scenario_name} {self.allocator_name}{rate} block {self.block}"
+
     def run(self) -> pd.DataFrame:
         """The curves: one row for each replicate and evaluation, sums since the start. See metrics.py."""
-        try:
-            with threadpool_limits(limits=1):
-                rows = self.evaluations()
-        except InputError as error:
-            raise InputError(f"allocator {self.allocator_name}: {error}") from None
+        rows, seconds = self.evaluations()
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         keys = {
             "scenario": self.scenario_name,
@@ -284,16 +288,21 @@ class LearningCell:
             "rate": self.rate,
             "replicate": np.tile(self.block * BLOCK + np.arange(BLOCK), len(rows)),
         }
-        return pd.DataFrame({**keys, **columns})
+        table = pd.DataFrame({**keys, **columns})
+        table.attrs["allocator_seconds_per_step"] = seconds
+        return table
 
-    def evaluations(self) -> list[dict[str, FloatArray]]:
-        """What is measured before the first step, at every evaluation and at the end, each (BLOCK,)."""
+    def evaluations(self) -> tuple[list[dict[str, FloatArray]], float]:
+        """What is measured before the first step, at every evaluation and at the end, each (BLOCK,).
+
+        And the seconds that the allocator itself took for one step of one replicate.
+        """
         scenario = self.scenario
         environment, held_out = self.world()
         allocator = begin(environment, self.allocator)
         spent, enough = 0.0, self._enough(environment)
         initial = environment.policy.success(*held_out, environment.policy.theta)
-        rows = [_evaluation(environment, held_out, initial, None, 0, spent)]
+        rows = [_evaluation(environment, held_out, initial, None, 0)]
         for step in range(1, scenario.steps * MOST_STEPS + 1):
             due = step % scenario.evaluate_every == 0
             truth = environment.policy.gradient() if due else None
@@ -303,10 +312,10 @@ class LearningCell:
                 (sums >= least).all() for sums, least in zip(paid, enough, strict=True)
             )
             if due or ended:
-                rows.append(_evaluation(environment, held_out, initial, truth, step, spent))
+                rows.append(_evaluation(environment, held_out, initial, truth, step))
             if ended:
                 break
-        return rows
+        return rows, spent / BLOCK / step
 
     def _enough(self, environment: Learning) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Rollouts, tokens and seconds (BLOCK,) to which a run is followed, whoever else is compared.
@@ -360,7 +369,6 @@ def _evaluation(
     initial: FloatArray,
     truth: FloatArray | None,
     step: int,
-    spent: float,
 ) -> dict[str, FloatArray]:
     """One evaluation: exact success probabilities of the held-out prompts, and all sums so far."""
     policy, ledger = environment.policy, environment.ledger
@@ -382,7 +390,6 @@ def _evaluation(
         "epoch": np.maximum(environment.stream.epoch, 0).astype(np.float64),
         **environment.totals.columns(ledger),
         **environment.counts.columns(),
-        "allocator_seconds": np.full(replicates, spent / replicates),
     }
 
 

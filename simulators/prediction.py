@@ -9,14 +9,12 @@ been seen before, is kept apart.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from scipy import special, stats
-from threadpoolctl import threadpool_limits
 
 from rolloutbench.loop import begin, run_step
 from rolloutbench.metrics import CALIBRATION_BINS
@@ -28,7 +26,6 @@ from rolloutbench.protocol import (
     Budget,
     Estimator,
     FloatArray,
-    InputError,
     IntArray,
     Outcomes,
     Plan,
@@ -137,15 +134,18 @@ class PredictionCell:
     seed: int
     block: int
 
+    @property
+    def part(self) -> tuple[str, str]:
+        """All predictors at once."""
+        return self.scenario_name, "predictors"
+
+    @property
+    def label(self) -> str:
+        """Scenario and block."""
+        return f"{self.scenario_name} predictors block {self.block}"
+
     def run(self) -> pd.DataFrame:
         """One row for each predictor, replicate and step: `steps`, `epoch` and the scores of `judge`."""
-        try:
-            with threadpool_limits(limits=1):
-                return self._run()
-        except InputError as error:
-            raise InputError(f"predictors {', '.join(self.predictors)}: {error}") from None
-
-    def _run(self) -> pd.DataFrame:
         environment, _ = LearningCell(
             self.scenario_name,
             self.scenario,
@@ -187,28 +187,3 @@ def prediction_cells(
         for name, scenario in scenarios.items()
         for block in range(-(-replicates // BLOCK))
     ]
-
-
-def prediction_metrics(judged: pd.DataFrame) -> pd.DataFrame:
-    """Means over the first epoch and over the rest, in long form; the predictor is the `allocator`.
-
-    `calibration_error` is the mean over prompts of |predicted - actual| of their bin (expected
-    calibration error), over all steps of the phase.
-    """
-    scores = ["mae", "brier", "log_loss", "coverage", "rank_correlation"]
-    phase = np.where(judged.epoch == 0, "first_epoch", "later")
-    keys = ["scenario", "predictor", "replicate"]
-    grouped = judged.assign(phase=phase).groupby([*keys, "phase"], sort=False)
-    means = grouped[scores].mean()
-    means["calibration_error"] = _calibration_error(grouped.sum(numeric_only=True))
-    long = means.reset_index().melt(id_vars=[*keys, "phase"], var_name="score")
-    long["metric"] = long["score"] + "_" + long["phase"]
-    long = long.rename(columns={"predictor": "allocator"})
-    return long[["scenario", "allocator", "replicate", "metric", "value"]]
-
-
-def _calibration_error(sums: pd.DataFrame) -> FloatArray:
-    bins: Sequence[int] = range(CALIBRATION_BINS)
-    off = sum(np.abs(sums[f"predicted@{b}"] - sums[f"actual@{b}"]) for b in bins)
-    error: FloatArray = np.asarray(off / sum(sums[f"prompts@{b}"] for b in bins))
-    return error

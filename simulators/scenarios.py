@@ -13,6 +13,7 @@ uniform, the scenario's own learning rate, other random numbers than those of an
 
 from __future__ import annotations
 
+from dataclasses import field
 from functools import cached_property
 from typing import Annotated, Any, TypeAlias
 
@@ -39,7 +40,7 @@ from simulators.pools import (
 class SnapshotScenario:
     """Conditions of a comparison: the prompts, the noise, and what was seen of them before."""
 
-    summary: str = Field(repr=False)
+    summary: str = field(repr=False, compare=False)
     difficulty: DifficultySpec = "beta"  # type: ignore[assignment]
     prompts: Annotated[int, Field(ge=2, le=1_000_000)] = 128
     group_size: Annotated[int, Field(ge=1, le=10_000)] = 8
@@ -60,7 +61,7 @@ class SnapshotScenario:
 class LearningScenario:
     """Conditions of a training run: prompts, policy, noise, budget, optimizer and clock."""
 
-    summary: str = Field(repr=False)
+    summary: str = field(repr=False, compare=False)
     difficulty: DifficultySpec = "beta"  # type: ignore[assignment]
     prompts: Annotated[int, Field(ge=1)] = 128
     group_size: Annotated[int, Field(ge=1)] = 8

@@ -17,7 +17,6 @@ from enum import IntEnum
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from rolloutbench.estimators import moments, prompt_shares, realised
 from rolloutbench.loop import begin, run_step
@@ -30,7 +29,6 @@ from rolloutbench.protocol import (
     Estimator,
     FloatArray,
     Groups,
-    InputError,
     IntArray,
     Outcomes,
     PromptStream,
@@ -218,13 +216,19 @@ class SnapshotCell:
     block: int
     draws: int | None = None
 
+    @property
+    def part(self) -> tuple[str, str]:
+        """Scenario and allocator."""
+        return self.scenario_name, self.allocator_name
+
+    @property
+    def label(self) -> str:
+        """Scenario, allocator and block."""
+        return f"{self.scenario_name} {self.allocator_name} block {self.block}"
+
     def run(self) -> pd.DataFrame:
         """Long form: scenario, allocator, replicate, metric, value."""
-        try:
-            with threadpool_limits(limits=1):
-                measured = self.measure()
-        except InputError as error:
-            raise InputError(f"allocator {self.allocator_name}: {error}") from None
+        measured = self.measure()
         replicate = self.block * BLOCK + np.arange(BLOCK)
         return pd.DataFrame(
             {

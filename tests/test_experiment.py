@@ -1,98 +1,220 @@
+"""Descriptions, keys and runs of cells."""
+
 import dataclasses
+import enum
+import pickle
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rolloutbench.experiment import MARKER, output_directory, run_cells, summarise
-from rolloutbench.protocol import InputError
+from rolloutbench import experiment
+from rolloutbench.allocators import allocators
+from rolloutbench.estimators import estimators
+from rolloutbench.experiment import Failed, Finished, describe, identify, memory_bound, run_cell
+from rolloutbench.protocol import InputError, ProtocolError
+from simulators.learning import learning_cells
+from simulators.scenarios import scenarios
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
-    value: float
+class Small:
+    value: object
+    note: str = dataclasses.field(default="", compare=False)
+    part = ("scenario", "allocator")
+    label = "small"
 
     def run(self):
-        return pd.DataFrame({"value": [self.value]})
+        table = pd.DataFrame({"value": [self.value]})
+        table.attrs["of_the_machine"] = 3
+        return table
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_results_come_in_the_order_of_the_cells(jobs):
-    results = list(run_cells([Constant(float(i)) for i in range(7)], jobs))
-    assert pd.concat(results).value.tolist() == list(range(7))
+class Colour(enum.Enum):
+    RED = "red"
 
 
-def long_form(values):
-    rows = [
-        ("s", allocator, r, metric, v)
-        for (allocator, metric), many in values.items()
-        for r, v in enumerate(many)
-    ]
-    return pd.DataFrame(rows, columns=["scenario", "allocator", "replicate", "metric", "value"])
+class Plain:
+    """No dataclass: what it remembers describes it."""
+
+    def __init__(self, size):
+        self.size = size
 
 
-def test_summary_pairs_with_uniform_and_keeps_the_order():
-    table = long_form(
-        {
-            ("uniform", "b"): [1.0, 2.0, 3.0],
-            ("uniform", "a"): [1.0, 1.0, 1.0],
-            ("x", "b"): [2.0, 4.0, 6.0],
-            ("x", "a"): [1.0, np.nan, 4.0],
-            ("x", "only_x"): [1.0, 2.0, 3.0],
-            ("x", "nowhere"): [np.nan] * 3,
-        }
+def key(value, **fields):
+    ((key, _),) = identify([Small(value, **fields)])[0].items()
+    return key
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(PLAIN)
+def test_equal_values_have_equal_keys(value):
+    assert key(value) == key(pickle.loads(pickle.dumps(value)))
+
+
+@given(PLAIN, PLAIN)
+def test_different_values_have_different_keys(one, other):
+    """Different as JSON is: 1 and True, and 0 and 0.0, are; a list and a tuple are not."""
+    if repr(one) != repr(other):
+        assert key(one) != key(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.array([1.0, 2.0]), np.array([1.0, 3.0])),
+        (np.array([1.0, 2.0]), np.array([[1.0, 2.0]])),
+        (np.array([1, 2]), np.array([1.0, 2.0])),
+        (Plain(1), Plain(2)),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        (allocators.create("vip"), allocators.create("vip[lower=2]")),
+        (allocators.create("vip"), allocators.create("knapsack")),
+        (Small(1), Plain(1)),
+    ],
+)
+def test_what_may_change_a_result_changes_the_key(one, other):
+    assert key(one) != key(other)
+    assert key(one) == key(pickle.loads(pickle.dumps(one)))
+
+
+def test_what_cannot_matter_is_left_out():
+    assert key(1, note="a") == key(1, note="b")
+    assert key(np.float64(0.5)) == key(0.5)
+    assert key(Colour.RED) == key("red")
+    assert key(Path("a")) == key("a")
+    first = scenarios.create("u-shaped-v1")
+    assert key(first) == key(dataclasses.replace(first, summary="other words"))
+    assert key(first) != key(dataclasses.replace(first, clock=dataclasses.replace(first.clock, slots=3)))
+
+
+@pytest.mark.parametrize("value", [print, lambda: 1, {1, 2}, object(), np.array([object()])])
+def test_what_cannot_be_described_is_refused(value):
+    with pytest.raises(InputError, match="cannot be described"):
+        key(value)
+
+
+def test_describing_follows_the_fields():
+    described = describe(Small(Plain([1, None])))
+    assert described == {
+        "class": "test_experiment:Small",
+        "value": {"class": "test_experiment:Plain", "size": [1, None]},
+    }
+
+
+def cells():
+    chosen = {name: allocators.create(name) for name in ("uniform", "vip", "permuted[of=vip]")}
+    where = {name: scenarios.create(name) for name in ("u-shaped-v1", "dead-sixty-v1")}
+    return learning_cells(where, chosen, estimators.create("rloo"), "prompt", 32, 0, (0.5, 1.0))
+
+
+def test_every_cell_of_a_study_has_a_key_of_its_own_that_stays():
+    keyed, sources = identify(cells())
+    assert len(keyed) == len(cells()) == 2 * (1 + 3 * 2) * 2
+    assert list(keyed) == list(identify(cells())[0])
+    assert set(sources) == {"rolloutbench", "simulators"}
+    labels = [cell.label for cell in keyed.values()]
+    assert len(set(labels)) == len(labels)
+
+
+def test_the_key_covers_the_source_code(monkeypatch):
+    before = key(Small(allocators.create("vip")))
+    monkeypatch.setattr(experiment, "source_digest", lambda package: f"{package} as it was changed")
+    assert key(Small(allocators.create("vip"))) != before
+
+
+def test_the_source_of_other_packages_is_covered_too(tmp_path, monkeypatch):
+    """An allocator that somebody edits is another one."""
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for body in ("size = 1", "size = 2", "size = 1"):
+        (tmp_path / "somebodys_allocator.py").write_text(f"class Own:\n    {body}\n")
+        sys.modules.pop("somebodys_allocator", None)
+        sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+        import somebodys_allocator
+
+        sys.dont_write_bytecode = before
+        experiment.source_digest.cache_clear()
+        found.append(key(somebodys_allocator.Own()))
+    assert found[0] == found[2] != found[1]
+
+
+# --- running
+
+
+@dataclasses.dataclass(frozen=True)
+class Raises:
+    error: type
+    part = ("scenario", "allocator")
+    label = "raises"
+
+    def run(self):
+        raise self.error("two\nlines")
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocates:
+    size: int
+    part = ("scenario", "allocator")
+    label = "allocates"
+
+    def run(self):
+        return pd.DataFrame({"size": [np.ones(self.size, dtype=np.int8).sum()]})
+
+
+def test_a_cell_that_ends_well():
+    done = run_cell(Small(7), {})
+    assert isinstance(done, Finished)
+    assert done.table.value.tolist() == [7]
+    assert done.facts["of_the_machine"] == 3
+    assert done.facts["seconds"] >= 0
+    assert "numpy" in done.facts["packages"]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError, "two lines"),
+        (ProtocolError, "two lines"),
+        (ZeroDivisionError, "ZeroDivisionError: two lines"),
+    ],
+)
+def test_a_cell_that_raises(error, line):
+    done = run_cell(Raises(error), {})
+    assert isinstance(done, Failed)
+    assert done.error == line
+    assert "in run" in done.traceback
+
+
+def test_what_is_no_failure_of_the_cell_goes_on():
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(Raises(KeyboardInterrupt), {})
+
+
+def test_other_source_code_is_refused():
+    done = run_cell(Small(7), {"rolloutbench": "0123"})
+    assert isinstance(done, Failed)
+    assert "other source code of 'rolloutbench'" in done.error
+    assert isinstance(
+        run_cell(Small(7), {"rolloutbench": experiment.source_digest("rolloutbench")}), Finished
     )
-    summary = summarise(table)
-    assert list(zip(summary.allocator, summary.metric, strict=True)) == [
-        ("uniform", "b"),
-        ("uniform", "a"),
-        ("x", "b"),
-        ("x", "a"),
-        ("x", "only_x"),
-    ]
-    rows = summary.set_index(["allocator", "metric"])
-    assert rows.ratio["x", "b"] == rows.ratio_low["x", "b"] == rows.ratio_high["x", "b"] == 2
-    assert rows.replicates["x", "a"] == 2
-    assert rows.ratio["x", "a"] == 2.5
-    assert np.isnan(rows.ratio["x", "only_x"])
 
 
-def test_a_finished_directory_appears_at_once(tmp_path):
-    out = tmp_path / "new" / "results"
-    with output_directory(out) as directory:
-        (directory / MARKER).write_text("{}")
-        assert not out.exists()
-    assert [path.name for path in out.parent.iterdir()] == ["results"]
-    assert (out / MARKER).read_text() == "{}"
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_nothing_half_written_stays(tmp_path, error):
-    def fail():
-        with output_directory(tmp_path / "new" / "deep" / "results") as directory:
-            (directory / "half").write_text("x")
-            raise error
-
-    with pytest.raises(error):
-        fail()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_only_earlier_results_are_replaced(tmp_path):
-    out = tmp_path / "results"
-    with output_directory(out) as directory:
-        (directory / MARKER).write_text("old")
-    with pytest.raises(InputError, match="--overwrite"), output_directory(out):
-        raise AssertionError("not reached")
-    with pytest.raises(RuntimeError), output_directory(out, overwrite=True):
-        raise RuntimeError
-    assert (out / MARKER).read_text() == "old"  # a failure keeps them
-    with output_directory(out, overwrite=True) as directory:
-        (directory / MARKER).write_text("new")
-    assert (out / MARKER).read_text() == "new"
-    foreign = tmp_path / "thesis"
-    foreign.mkdir()
-    (foreign / "chapter").write_text("precious")
-    with pytest.raises(InputError, match="holds no results"), output_directory(foreign, overwrite=True):
-        raise AssertionError("not reached")
-    assert (foreign / "chapter").exists()
+@pytest.mark.skipif(sys.platform != "linux", reason="the bound is Linux's")
+def test_memory_is_bounded_and_set_free_again():
+    assert isinstance(run_cell(Allocates(10**6), {}, memory=200 * 2**20), Finished)
+    done = run_cell(Allocates(2**30), {}, memory=200 * 2**20)
+    assert isinstance(done, Failed)
+    assert "emory" in done.error
+    with memory_bound(200 * 2**20), pytest.raises(MemoryError):
+        np.ones(2**30, dtype=np.int8)
+    assert np.ones(2**28, dtype=np.int8).size == 2**28

@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
-from rolloutbench.experiment import BASELINE
-from rolloutbench.metrics import COUNT_PREFIX, SNAPSHOT_METRICS
+from rolloutbench.metrics import BASELINE, COUNT_PREFIX, SNAPSHOT_METRICS
 from rolloutbench.plotting.panels import finish, panel_for_each
 from rolloutbench.plotting.panels import save as save
 from rolloutbench.plotting.style import looks, print_style

@@ -20,14 +20,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 
-from rolloutbench.curves import REFERENCE, Run, held_level
-from rolloutbench.experiment import BASELINE
+from rolloutbench.curves import Run, held_level
 from rolloutbench.metrics import (
     ACCURACY_PREFIX,
     AXES,
+    BASELINE,
     CALIBRATION_BINS,
     COUNT_PREFIX,
     METRICS,
+    REFERENCE,
     TARGETS,
     TUNED_PREFIX,
     Metric,

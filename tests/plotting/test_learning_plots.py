@@ -7,13 +7,12 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 
 from rolloutbench.allocators import allocators
-from rolloutbench.curves import REFERENCE
-from rolloutbench.experiment import summarise
-from rolloutbench.metrics import AXES, CALIBRATION_BINS, COUNT_BINS, count_metric
+from rolloutbench.metrics import AXES, CALIBRATION_BINS, COUNT_BINS, REFERENCE, count_metric
 from rolloutbench.plotting import learning as plots
 from rolloutbench.plotting.panels import save
 from rolloutbench.plotting.style import MARKERS, PREDICTOR_STYLES, STYLES, looks, print_style
 from rolloutbench.predictors import predictors
+from rolloutbench.results import summarise
 from rolloutbench.statistics import mean_interval
 
 REPLICATES, STEPS = 4, 60

@@ -232,9 +232,7 @@ def cell(name="u-shaped-v1", allocator="uniform", **changes):
 
 def test_a_cell_is_a_pure_function_of_its_fields():
     first, second = (cell(allocator="vip[predictor=beta]").run() for _ in range(2))
-    pd.testing.assert_frame_equal(
-        first.drop(columns="allocator_seconds"), second.drop(columns="allocator_seconds")
-    )
+    pd.testing.assert_frame_equal(first, second)
     other = dataclasses.replace(cell(), block=1).run()
     assert set(other.replicate) == set(range(BLOCK, 2 * BLOCK))
 
@@ -307,8 +305,10 @@ def test_cells_of_a_study():
     assert all(c.reference == (c.allocator_name == REFERENCE) for c in cells)
 
 
-def test_what_cannot_be_said_so_names_the_allocator():
-    with pytest.raises(InputError, match=r"allocator random\[lower=9\]: "):
+def test_a_cell_says_what_it_is():
+    assert cell(allocator="random[lower=9]").label.endswith(" random[lower=9] block 0")
+    assert dataclasses.replace(cell(), rate=0.5).label.endswith(" at rate x 0.5 block 0")
+    with pytest.raises(InputError, match="lower=9 for 128 prompts"):
         cell(allocator="random[lower=9]").run()
 
 

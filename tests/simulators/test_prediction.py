@@ -6,13 +6,14 @@ import pytest
 from scipy import stats
 
 from rolloutbench.allocators import allocators
+from rolloutbench.curves import prediction_metrics
 from rolloutbench.estimators import RLOO
 from rolloutbench.loop import begin, run_step
 from rolloutbench.metrics import PREDICTION_METRICS
 from rolloutbench.predictors import predictors
 from rolloutbench.protocol import Belief
 from simulators.learning import BLOCK, LearningCell
-from simulators.prediction import PredictionCell, Watched, judge, prediction_cells, prediction_metrics
+from simulators.prediction import PredictionCell, Watched, judge, prediction_cells
 from simulators.scenarios import scenarios
 
 SCENARIO = scenarios.create("u-shaped-v1[steps=12,pool_size=256,prompts=64]")

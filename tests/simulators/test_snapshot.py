@@ -268,8 +268,9 @@ def test_there_are_enough_scenarios_and_metrics():
     assert measured == list(SNAPSHOT_METRICS)
 
 
-def test_an_infeasible_allocator_is_named():
-    with pytest.raises(InputError, match=r"allocator vip\[lower=9\]: budget=256 is below .* 288"):
+def test_an_infeasible_allocator():
+    assert cell("vip[lower=9]").label.endswith(" vip[lower=9] block 0")
+    with pytest.raises(InputError, match=r"budget=256 is below .* 288"):
         cell("vip[lower=9]").run()
 
 
