@@ -1,123 +1,51 @@
-"""The command line: `rolloutbench list`, `solve`, `compare` and `predict`."""
+"""The command line: `rolloutbench list`, `solve`, `compare`, `predict`, `show`, `diff`, `merge`, `report`."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
-import joblib
 import numpy as np
 import pandas as pd
 import typer
 from pydantic import ValidationError
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rolloutbench import __version__, tables
 from rolloutbench.allocators import allocators
+from rolloutbench.config import QUICK, Comparison, Prediction, merged
+from rolloutbench.difference import as_json as difference_as_json
+from rolloutbench.difference import compare_studies
+from rolloutbench.difference import tables as difference_tables
 from rolloutbench.estimators import estimators
-from rolloutbench.experiment import BASELINE, MARKER, Cell, output_directory, run_cells
-from rolloutbench.metrics import METRICS
+from rolloutbench.executors import Executor, Local, Ray, cores, memory_per_worker
+from rolloutbench.experiment import Part
+from rolloutbench.metrics import BASELINE, METRICS
 from rolloutbench.objectives import objectives
 from rolloutbench.predictors import predictors
-from rolloutbench.protocol import (
-    MOST_ROLLOUTS,
-    Aggregation,
-    Budget,
-    FloatArray,
-    InputError,
-    ProtocolError,
-)
-from rolloutbench.registry import Entry, Registry, nearest
+from rolloutbench.progress import Interrupted, Progress
+from rolloutbench.protocol import MOST_ROLLOUTS, FloatArray, InputError, ProtocolError
+from rolloutbench.registry import Entry, Registry
+from rolloutbench.results import Results, open_results
 from rolloutbench.solvers import SOLVERS, Allocation, Problem, solve
 from rolloutbench.solvers.reference import reference
-from rolloutbench.studies import LearningStudy, PredictionStudy, SnapshotStudy, Study
+from rolloutbench.store import Store, read_manifest
+from rolloutbench.studies import Study
+from rolloutbench.sweep import carry_out
+from rolloutbench.sweep import merge as merge_studies
 from rolloutbench.tabular import column, read_table
 from simulators.optimizers import optimizers
-from simulators.pools import Measured, difficulties
-from simulators.scenarios import (
-    DEFAULT_SCENARIOS,
-    SNAPSHOT_SCENARIOS,
-    LearningScenario,
-    SnapshotScenario,
-    scenarios,
-)
+from simulators.pools import difficulties
+from simulators.scenarios import DEFAULT_SCENARIOS, scenarios
 from simulators.snapshot import MONTE_CARLO_DRAWS
 
-SNAPSHOT_ALLOCATORS = (
-    "uniform",
-    "uniform[divide=2]",
-    "uniform[divide=4]",
-    "vip",
-    "vip[predictor=oracle]",
-    "knapsack",
-    "coba",
-    "hit_utility",
-    "inverse_accuracy",
-    "inverse_variance",
-    "permuted[of=vip]",
-    "weighted_uniform[of=vip]",
-    "random",
-)
-DEFAULT_ALLOCATORS = (
-    "uniform",
-    "uniform[divide=2]",
-    "effective_count",
-    "vip",
-    "vip[predictor=oracle]",
-    "knapsack",
-    "coba",
-    "dapo",
-    "ar3po",
-    "pilot_commit",
-    "reinforce_ada",
-    "mopps",
-)
-ALL_ALLOCATORS = (
-    *DEFAULT_ALLOCATORS,
-    "uniform[divide=4]",
-    "vip[predictor=beta]",
-    "vip[predictor=ensemble]",
-    "vip[preset=paper]",
-    "vip[preset=released_code]",
-    "permuted[of=vip]",
-    "weighted_uniform[of=vip]",
-    "dapo[oversample=1,carry=true]",
-    "ar3po[reuse=none]",
-    "ar3po[reuse=I]",
-    "reinforce_ada[exit=positive]",
-    "reinforce_ada_est",
-    "pilot_commit[evict=false]",
-    "pods",
-    "greso",
-    "speed",
-    "gvm",
-    "hit_utility",
-    "inverse_accuracy",
-    "inverse_variance",
-    "random",
-)
-DEFAULT_PREDICTORS = (
-    "beta",
-    "last_epoch",
-    "moving_average",
-    "global_mean",
-    "ridge",
-    "gp",
-    "gp[noise=0]",
-    "sparse_gp",
-    "kalman",
-    "ensemble",
-)
 REGISTRIES: dict[str, Registry[Any]] = {
     "allocator": allocators,
     "predictor": predictors,
@@ -127,8 +55,6 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "difficulty": difficulties,
     "optimizer": optimizers,
 }
-
-CORES = joblib.cpu_count()
 
 app = typer.Typer(
     name="rolloutbench",
@@ -152,16 +78,16 @@ def main() -> None:
         _fail(str(error), 1)
     except typer.TyperException as error:
         _fail(_misused(error), error.exit_code)
-    except BrokenExecutor:
-        _fail("a worker process died, most likely for lack of memory: fewer --jobs or --prompts", 1)
     except MemoryError as error:
         _fail(f"not enough memory: {error}", 2)
     except OSError as error:
         _fail(str(error), 1)
+    except Interrupted as error:
+        _fail(str(error), 130)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:  # typer's own answer to Ctrl-C
-        _fail("interrupted; nothing was written", code)
+        _fail("interrupted", code)
     sys.exit(code)
 
 
@@ -179,9 +105,13 @@ def _misused(error: typer.TyperException) -> str:
 
 
 def _fail(message: str, code: int) -> None:
+    _say(message)
+    sys.exit(code)
+
+
+def _say(message: str) -> None:
     line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
     print(f"rolloutbench: error: {line}", file=sys.stderr)
-    sys.exit(code)
 
 
 def _version(wanted: bool) -> None:
@@ -210,16 +140,49 @@ Scenarios = Annotated[
         metavar="SPEC",
     ),
 ]
-EstimatorName = Annotated[str, typer.Option(help="Advantage rule: see `list estimator`.")]
+EstimatorName = Annotated[
+    str | None, typer.Option(help="Advantage rule: see `list estimator`.", show_default="rloo")
+]
 AggregationName = Annotated[
-    str, typer.Option(help="`prompt`: mean over prompts; `rollout`: mean over all rollouts.")
+    str | None,
+    typer.Option(
+        help="`prompt`: mean over prompts; `rollout`: mean over all rollouts.", show_default="prompt"
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Everything random follows from it.", min=0)]
+Seed = Annotated[int | None, typer.Option(help="Everything random follows from it.", min=0, show_default="0")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML file with the study: these options as keys, with underscores. Options given here win.",
+        show_default=False,
+    ),
+]
 Jobs = Annotated[
-    int, typer.Option(help="Processes; results do not depend on it.", min=1, show_default="all cores")
+    int | None,
+    typer.Option(help="Processes; results do not depend on it.", min=1, show_default="all cores"),
 ]
-Out = Annotated[Path, typer.Option(help="Directory for table, data and plots.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in --out.")]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        help="Most memory of a process in GiB; a cell that needs more fails.",
+        min=0.1,
+        show_default="the machine's, shared out",
+    ),
+]
+ExecutorName = Annotated[
+    Literal["local", "ray"], typer.Option(help="Where cells run: processes here, or a Ray cluster.")
+]
+Address = Annotated[
+    str, typer.Option(help="Of the Ray cluster: `auto` finds the one of this machine, `local` starts one.")
+]
+Out = Annotated[Path, typer.Option(help="Directory for cells, table, data and plots.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace another study in --out; cells that both have are kept."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Run finished cells again.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run cells again that failed.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 Kind = Enum("Kind", {name: name for name in [*REGISTRIES, "solver", "metric"]}, type=str)  # type: ignore[misc]
 
@@ -382,8 +345,8 @@ def compare(
         ),
     ] = None,
     scenario: Scenarios = None,
-    estimator: EstimatorName = "rloo",
-    aggregation: AggregationName = "prompt",
+    estimator: EstimatorName = None,
+    aggregation: AggregationName = None,
     prompts: Annotated[
         int | None,
         typer.Option(
@@ -409,13 +372,14 @@ def compare(
         ),
     ] = None,
     learning_rates: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Factors of the scenario's learning rate, as `0.5,1,2`: each allocator is then also shown "
             "at its own best, chosen on other replicates than those it is judged by.",
             metavar="FACTORS",
+            show_default="1",
         ),
-    ] = "1",
+    ] = None,
     replicates: Annotated[
         int | None,
         typer.Option(
@@ -425,10 +389,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    seed: Seed = 0,
-    jobs: Jobs = CORES,
-    out: Out = Path("rolloutbench-compare"),
-    overwrite: Overwrite = False,
+    seed: Seed = None,
     sort: Annotated[
         str | None,
         typer.Option(
@@ -456,13 +417,24 @@ def compare(
             help="CSV or Parquet with measured pass rates: adds scenario `measured`.", show_default=False
         ),
     ] = None,
-    column_name: Annotated[str, typer.Option("--column", help="Its column of pass rates.")] = "pass_rate",
+    column_name: Annotated[
+        str | None, typer.Option("--column", help="Its column of pass rates.", show_default="pass_rate")
+    ] = None,
     trials: Annotated[
         str | None,
         typer.Option(help="Its column of rollouts per prompt, to remove sampling error.", show_default=False),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="16 replicates, for a first look.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    config: Config = None,
+    jobs: Jobs = None,
+    memory: Memory = None,
+    executor: ExecutorName = "local",
+    address: Address = "auto",
+    out: Out = Path("rolloutbench-compare"),
+    overwrite: Overwrite = False,
+    force: Force = False,
+    retry_failed: RetryFailed = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare allocators at equal cost: who learns most from the rollouts it pays for?
 
@@ -475,41 +447,34 @@ def compare(
     Scenarios whose names begin with `snapshot-` ask a smaller question exactly: how good is the gradient
     that an allocator buys in one step at frozen success probabilities? `--snapshot` runs four of them.
 
+    What is finished is kept: the same command goes on where it was stopped or killed.
+
     `rolloutbench compare -a vip -a dapo[carry=true] -s u-shaped-v1 --learning-rates 0.5,1,2`
 
     `rolloutbench compare --snapshot -a vip -a knapsack[predictor=oracle] --estimator dr_grpo`
+
+    `rolloutbench compare --config study.toml --executor ray --out sweep`
     """
-    chosen_scenarios, one_step = _scenarios(scenario, snapshot, pass_rates, column_name, trials)
-    specs = allocator or (SNAPSHOT_ALLOCATORS if one_step else DEFAULT_ALLOCATORS)
-    specs = [name for spec in specs for name in (ALL_ALLOCATORS if spec == "all" else [spec])]
-    common: dict[str, Any] = {
-        "allocators": _chosen(allocators, [BASELINE, *specs], implied=BASELINE),
-        "estimator_name": estimator,
-        "estimator": estimators.create(estimator),
-        "aggregation": _aggregation(aggregation),
-        "replicates": 16 if quick else replicates or (128 if one_step else 16),
+    given = {
+        "allocators": allocator,
+        "scenarios": scenario,
+        "estimator": estimator,
+        "aggregation": aggregation,
+        "prompts": prompts,
+        "group_size": group_size,
+        "steps": steps,
+        "learning_rates": _rates(learning_rates),
+        "replicates": QUICK if quick else replicates,
         "seed": seed,
+        "sort": sort,
+        "snapshot": snapshot or None,
+        "draws": draws,
+        "pass_rates": None if pass_rates is None else str(pass_rates),
+        "column": column_name,
+        "trials": trials,
     }
-    study: Study
-    if one_step:
-        for option, given in (("--steps", steps), ("--learning-rates", learning_rates != "1")):
-            if given:
-                raise InputError(f"{option}: a snapshot does not train; see --help")
-        first = next(iter(chosen_scenarios.values()))
-        size, each = prompts or first.prompts, group_size or first.group_size
-        study = SnapshotStudy(
-            **common, scenarios=chosen_scenarios, budget=Budget(size, size * each), draws=draws
-        )
-    else:
-        if draws is not None:
-            raise InputError(f"--draws {draws}: only snapshots have moments; see --help")
-        changes = {"prompts": prompts, "group_size": group_size, "steps": steps}
-        study = LearningStudy(
-            **common,
-            scenarios=_changed(chosen_scenarios, {k: v for k, v in changes.items() if v is not None}),
-            rates=_rates(learning_rates),
-        )
-    _carry_out(study, sort, jobs, out, overwrite, as_json)
+    options = _Options(jobs, memory, executor, address, out, overwrite, force, retry_failed, as_json)
+    _carry_out(Comparison.of(_without_none(given), config), options)
 
 
 @app.command()
@@ -526,17 +491,28 @@ def predict(
     ] = None,
     scenario: Scenarios = None,
     allocator: Annotated[
-        str, typer.Option("--allocator", "-a", help="Whose training run they watch.")
-    ] = BASELINE,
-    estimator: EstimatorName = "rloo",
-    aggregation: AggregationName = "prompt",
-    replicates: Annotated[int, typer.Option(help="Seeds.", min=2, max=1_000_000)] = 16,
-    seed: Seed = 0,
-    jobs: Jobs = CORES,
+        str | None,
+        typer.Option("--allocator", "-a", help="Whose training run they watch.", show_default=BASELINE),
+    ] = None,
+    estimator: EstimatorName = None,
+    aggregation: AggregationName = None,
+    replicates: Annotated[
+        int | None, typer.Option(help="Seeds.", min=2, max=1_000_000, show_default="16")
+    ] = None,
+    seed: Seed = None,
+    sort: Annotated[
+        str | None, typer.Option(help="Metric that ranks: see `list metric`.", show_default="brier_later")
+    ] = None,
+    config: Config = None,
+    jobs: Jobs = None,
+    memory: Memory = None,
+    executor: ExecutorName = "local",
+    address: Address = "auto",
     out: Out = Path("rolloutbench-predict"),
     overwrite: Overwrite = False,
-    sort: Annotated[str, typer.Option(help="Metric that ranks: see `list metric`.")] = "brier_later",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    force: Force = False,
+    retry_failed: RetryFailed = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare predictors of the success probability along a training run.
 
@@ -546,142 +522,219 @@ def predict(
 
     `rolloutbench predict -p gp -p beta -p ensemble -s u-shaped-v1`
     """
-    chosen_scenarios, one_step = _scenarios(scenario, False, None, "", None)
-    if one_step:
-        raise InputError(f"--scenario {next(iter(chosen_scenarios))}: nothing is learned in a snapshot")
-    study = PredictionStudy(
-        allocators={allocator: allocators.create(allocator)},
-        estimator_name=estimator,
-        estimator=estimators.create(estimator),
-        aggregation=_aggregation(aggregation),
-        replicates=replicates,
-        seed=seed,
-        scenarios=chosen_scenarios,
-        predictors=_chosen(predictors, [BASELINE, *(predictor or DEFAULT_PREDICTORS)], implied=BASELINE),
-    )
-    _carry_out(study, sort, jobs, out, overwrite, as_json)
+    given = {
+        "predictors": predictor,
+        "scenarios": scenario,
+        "allocator": allocator,
+        "estimator": estimator,
+        "aggregation": aggregation,
+        "replicates": replicates,
+        "seed": seed,
+        "sort": sort,
+    }
+    options = _Options(jobs, memory, executor, address, out, overwrite, force, retry_failed, as_json)
+    _carry_out(Prediction.of(_without_none(given), config), options)
 
 
-def _carry_out(study: Study, sort: str | None, jobs: int, out: Path, overwrite: bool, as_json: bool) -> None:
+class _Options(NamedTuple):
+    """How a study is carried out, which its results do not depend on."""
+
+    jobs: int | None
+    memory: float | None
+    executor: str
+    address: str
+    out: Path
+    overwrite: bool
+    force: bool
+    retry_failed: bool
+    as_json: bool
+
+    def workers(self) -> Executor:
+        """The executor that is asked for."""
+        memory = None if self.memory is None else int(self.memory * 2**30)
+        if self.executor == "ray":
+            return Ray(self.address, self.jobs, memory)
+        jobs = self.jobs or cores()
+        return Local(jobs, memory or memory_per_worker(jobs))
+
+
+def _without_none(given: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _rates(text: str | None) -> list[float] | None:
+    """Factors of the learning rate."""
+    if text is None:
+        return None
+    rates = []
+    for part in text.split(","):
+        try:
+            rates.append(float(part))
+        except ValueError:
+            rates.append(float("nan"))
+        if not 0 < rates[-1] < 1e6:
+            raise InputError(f"--learning-rates: '{part.strip()}' is no number above 0")
+    return rates
+
+
+def _carry_out(description: Comparison | Prediction, options: _Options) -> None:
     """Run a study, leave its files, show its tables."""
-    sort = sort or study.default_sort
-    if study.metrics.get(sort) is None or study.metrics[sort].better is None:
-        rankable = [name for name, metric in study.metrics.items() if metric.better]
-        raise InputError(f"--sort {sort}: no metric that ranks: {nearest(sort, rankable)}")
-    command = {"command": shlex.join(["rolloutbench", *sys.argv[1:]]), "version": __version__}
-    with output_directory(out, overwrite) as directory:
-        ran = _with_progress(study.command, study.cells(), jobs)
-        summary = study.finish(ran, directory, sort)
-        record = command | study.record()
-        (directory / MARKER).write_text(json.dumps(record, indent=2) + "\n")
-        shown = study.tables(summary, directory, sort)
+    study = description.made()
+    about = _about(description, study)
+    with Progress(description.study, options.out) as progress:
+        store = carry_out(
+            study,
+            about,
+            options.out,
+            options.workers(),
+            watcher=progress,
+            force=options.force,
+            retry_failed=options.retry_failed,
+            overwrite=options.overwrite,
+        )
+    results = open_results(options.out)
+    _show(results, options.as_json, store.failed)
+    if store.failed:
+        raise typer.Exit(_tell_failures(store))
+
+
+def _about(description: Comparison | Prediction, study: Study) -> dict[str, Any]:
+    """What is recorded beside the study itself."""
+    return {
+        "title": description.title,
+        "question": description.question or study.results.question,
+        "sort": description.sorted_by(study),
+        "command": shlex.join(["rolloutbench", *sys.argv[1:]]),
+        "config": description.resolved(study),
+    }
+
+
+def _show(results: Results, as_json: bool, failed: Mapping[str, Any] | None = None) -> None:
+    """Tables, and where the files are; or JSON."""
     if as_json:
+        summary = results.summary
         rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
-        print(json.dumps({"conditions": record, "summary": rows, "out": str(out)}, indent=1))
+        answer = {"conditions": dict(results.record), "summary": rows, "out": str(results.directory)}
+        print(json.dumps(answer | {"failed": list((failed or {}).values())}, indent=1))
         return
     console = tables.console()
-    for table in shown:
+    for table in results.tables():
         console.print(table)
         console.print()
+    out = results.directory
     console.print(
         f"table  {out / 'summary.csv'}\ndata   {out / 'per_replicate.parquet'}\nplots  {out / 'plots'}/",
         soft_wrap=True,
     )
 
 
-def _aggregation(name: str) -> Aggregation:
-    if name not in ("prompt", "rollout"):
-        raise InputError(f"--aggregation {name}: prompt or rollout is expected")
-    return "prompt" if name == "prompt" else "rollout"
-
-
-def _rates(text: str) -> tuple[float, ...]:
-    """Factors of the learning rate; 1 is always among them."""
-    rates = {1.0}
-    for part in text.split(","):
-        try:
-            rate = float(part)
-        except ValueError:
-            rate = float("nan")
-        if not 0 < rate < 1e6:
-            raise InputError(f"--learning-rates: '{part.strip()}' is no number above 0")
-        rates.add(rate)
-    return tuple(sorted(rates))
-
-
-def _changed(chosen: dict[str, Any], changes: dict[str, int]) -> dict[str, Any]:
-    """Scenarios with other conditions than their names stand for."""
-    try:
-        return {name: dataclasses.replace(made, **changes) for name, made in chosen.items()}
-    except ValidationError as error:
-        problem = error.errors()[0]
-        inner = problem.get("ctx", {}).get("error", problem["msg"])
-        raise InputError(f"{', '.join(f'--{k} {v}' for k, v in changes.items())}: {inner}") from None
-
-
-def _chosen(registry: Registry[Any], specs: list[str], implied: str | None = None) -> dict[str, Any]:
-    """Objects by spec, refusing doubles; the first spec may be named again if it was only implied."""
-    chosen: dict[str, Any] = {}
-    for place, spec in enumerate(specs):
-        spec = "".join(spec.split())
-        if place and spec == implied:
-            implied = None
-            continue
-        if spec in chosen:
-            raise InputError(f"{registry.kind} '{spec}' is given twice")
-        chosen[spec] = registry.create(spec)
-    return chosen
-
-
-def _scenarios(
-    specs: list[str] | None, snapshot: bool, pass_rates: Path | None, column_name: str, trials: str | None
-) -> tuple[dict[str, Any], bool]:
-    """Scenarios by name, `measured` from a file of pass rates, and whether they are snapshots."""
-    if specs is None:
-        specs = [] if pass_rates else list(SNAPSHOT_SCENARIOS if snapshot else DEFAULT_SCENARIOS)
-    every = {"all": LearningScenario, "all-snapshots": SnapshotScenario}
-    kinds = {name: type(scenarios.create(name)) for name in scenarios.names()}
-    named: list[str] = []
-    for spec in specs:
-        named += [name for name in kinds if kinds[name] is every[spec]] if spec in every else [spec]
-    chosen: dict[str, Any] = _chosen(scenarios, named)
-    one_step = {isinstance(made, SnapshotScenario) for made in chosen.values()} | (
-        {True} if snapshot else set()
+def _tell_failures(store: Store) -> int:
+    """One line for each different failure; the exit code."""
+    errors: dict[tuple[Part, str], int] = {}
+    for key, failure in store.failed.items():
+        about = store.manifest.cells[key].part, failure["error"]
+        errors[about] = errors.get(about, 0) + 1
+    for (part, error), times in errors.items():
+        _say(f"{' '.join(part)}: {error} ({times} cell{'s' * (times > 1)})")
+    _say(
+        f"{len(store.failed)} of {len(store.manifest.cells)} cells failed, and what they are part of is left "
+        "out; --retry-failed runs them again"
     )
-    if len(one_step) > 1:
-        raise InputError(
-            f"--scenario {', '.join(chosen)}: training runs and snapshots answer different questions; "
-            "one kind is expected"
+    return 1
+
+
+@app.command()
+def show(
+    directory: Annotated[Path, typer.Argument(help="Results of `compare` or `predict`.")],
+    sort: Annotated[str | None, typer.Option(help="Another metric that ranks.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the tables of a study again.
+
+    `rolloutbench show results/learning_default --sort rollouts_to_90`
+    """
+    results = open_results(directory)
+    _show(results if sort is None else results.sorted_by(sort), as_json)
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(help="Results of one study.")],
+    after: Annotated[Path, typer.Argument(help="Results of another.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric", "-m", help="Repeatable. Default: those that the terminal shows.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What changed between two studies: conditions, and every metric that both have, with intervals.
+
+    Where seed and scenario are the same, runs are paired by replicate. Verdicts allow for their number
+    (Benjamini-Hochberg).
+
+    `rolloutbench diff results/learning_default out/mine -m rollouts_to_90`
+    """
+    difference = compare_studies(open_results(before), open_results(after), metric)
+    if as_json:
+        print(json.dumps(difference_as_json(difference), indent=1))
+        return
+    console = tables.console()
+    for table in difference_tables(difference):
+        console.print(table)
+        console.print()
+
+
+@app.command("report")
+def report_command(
+    directories: Annotated[
+        list[Path], typer.Argument(help="Results of `compare` and `predict`: parts of one page.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory for report.html and report.md. Default: the first.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a page that can be sent to a colleague, and Markdown tables for an appendix or a README.
+
+    `report.html` is one file that needs no network: question, answer, ranking with intervals, heat map,
+    curves, costs, and what it takes to do it again. `report.md` has the tables.
+
+    `rolloutbench report results/learning_default results/prediction_default`
+    """
+    from rolloutbench import report  # with jinja2 and matplotlib, which take a second
+
+    console = tables.console()
+    for path in report.write(directories, out):
+        console.print(str(path), soft_wrap=True)
+
+
+@app.command()
+def merge(
+    directories: Annotated[list[Path], typer.Argument(help="Studies under the same conditions.")],
+    out: Out = Path("rolloutbench-merged"),
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Join studies that were run apart: all their allocators, scenarios and replicates in one.
+
+    They must agree in everything else. Cells are taken as they are; where the merged study has some that
+    no part has, it says which command runs them.
+
+    `rolloutbench merge laptop/sweep cluster/sweep --out sweep`
+    """
+    description = merged([read_manifest(directory).study["config"] for directory in directories])
+    study = description.made()
+    store = merge_studies(study, _about(description, study), directories, out, overwrite)
+    missing, total = len(store.missing()), len(store.manifest.cells)
+    if missing:
+        _say(
+            f"{missing} of {total} cells are in none of them: rolloutbench {description.study} "
+            f"--config {out / 'study.toml'} --out {out} runs those, and keeps the others"
         )
-    is_snapshot = one_step == {True}
-    if pass_rates is None:
-        if trials:
-            raise InputError(f"--trials {trials}: needs --pass-rates")
-        return chosen, is_snapshot
-    table = read_table(pass_rates)
-    rates = column(table, column_name, pass_rates, 0, 1)
-    tried = None if trials is None else column(table, trials, pass_rates, low=1, whole=True)
-    make = SnapshotScenario if is_snapshot else LearningScenario
-    return chosen | {"measured": make(f"pass rates of {pass_rates}", Measured(rates, tried))}, is_snapshot
-
-
-def _with_progress(command: str, cells: Sequence[Cell], jobs: int) -> list[pd.DataFrame]:
-    """Run the cells, showing how far they are on stderr."""
-    console = tables.console(stderr=True)
-    done: list[pd.DataFrame] = []
-    if not console.is_terminal:
-        for result in run_cells(cells, jobs):
-            done.append(result)
-            if len(done) * 5 // len(cells) > (len(done) - 1) * 5 // len(cells):
-                console.print(f"{command}: {len(done)} of {len(cells)} cells")
-        return done
-    layout = (TextColumn(command), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*layout, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(cells))
-        for result in run_cells(cells, jobs):
-            done.append(result)
-            progress.advance(task)
-    return done
+        raise typer.Exit(1)
+    _show(open_results(out), as_json)
 
 
 if __name__ == "__main__":

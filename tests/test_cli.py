@@ -17,6 +17,7 @@ from command_line import Output, run
 from rolloutbench import __version__, cli
 from rolloutbench.metrics import METRICS
 from rolloutbench.solvers import SOLVERS
+from rolloutbench.store import read_manifest
 
 SUMMARY = [
     *("scenario", "allocator", "metric", "estimate", "low", "high", "replicates"),
@@ -44,7 +45,7 @@ def _in_a_directory_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def plots_unsaved(monkeypatch):
-    monkeypatch.setattr("rolloutbench.plotting.comparison.save", lambda figure, directory, name: None)
+    monkeypatch.setattr("rolloutbench.plotting.panels.save", lambda figure, directory, name: None)
 
 
 unsaved = pytest.mark.usefixtures("plots_unsaved")
@@ -63,13 +64,14 @@ def base(tmp_path_factory):
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("", "--version list solve compare predict"),
+        ("", "--version list solve compare predict show diff merge report"),
         ("list", "kind --json"),
         ("solve", "--p --budget --lower --upper --objective --solver --allow-zero --group-minimum --json"),
         (
             "compare",
             "--allocator --scenario --estimator --prompts --group-size --replicates --seed --jobs --out "
-            "--overwrite --sort --draws --pass-rates --trials --quick --json",
+            "--overwrite --sort --draws --pass-rates --trials --quick --json --config --executor --address "
+            "--memory --force --retry-failed",
         ),
     ],
 )
@@ -205,15 +207,20 @@ def test_solve_in_tokens_and_with_a_group_served_first(tmp_path):
 
 # --- compare
 
+STORE = {"manifest.json", "study.toml", "cells"}
+
+
+def visible(out) -> set[str]:
+    return {path.name for path in Path(out).iterdir() if not path.name.startswith(".")}
+
+
+def conditions_of(out) -> dict:
+    return read_manifest(Path(out)).study
+
 
 def test_compare_writes_its_files(base):
     _, out = base
-    assert sorted(path.name for path in out.iterdir()) == [
-        "conditions.json",
-        "per_replicate.parquet",
-        "plots",
-        "summary.csv",
-    ]
+    assert visible(out) == {"per_replicate.parquet", "plots", "summary.csv", *STORE}
     assert [path.name for path in out.parent.iterdir()] == ["er"]
     assert list(pd.read_csv(out / "summary.csv").columns) == SUMMARY
     assert list(pd.read_parquet(out / "per_replicate.parquet").columns) == PER_REPLICATE
@@ -221,7 +228,7 @@ def test_compare_writes_its_files(base):
         plots = sorted((out / "plots").glob(f"*{suffix}"))
         assert len(plots) >= 3
         assert all(path.read_bytes().startswith(magic) for path in plots)
-    conditions = json.loads((out / "conditions.json").read_text())
+    conditions = conditions_of(out)
     assert conditions["command"] == f"rolloutbench {SMALL} -a vip --out {out}"
     given = {
         "estimator": "rloo",
@@ -275,8 +282,9 @@ def test_summary_follows_from_the_replicates(base):
 def test_compare_as_json_is_the_same_comparison(base):
     done = ok(f"{SMALL} -a vip --json --out again")
     answer = done.json
-    assert set(answer) == {"conditions", "summary", "out"}
-    assert answer["conditions"] == json.loads(Path("again/conditions.json").read_text())
+    assert set(answer) == {"conditions", "summary", "out", "failed"}
+    assert answer["failed"] == []
+    assert answer["conditions"] == conditions_of("again")
     assert list(answer["summary"][0]) == SUMMARY
     written = pd.read_csv("again/summary.csv")
     pd.testing.assert_frame_equal(pd.DataFrame(answer["summary"]).astype(written.dtypes), written, rtol=1e-12)
@@ -327,9 +335,8 @@ def test_compare_at_measured_pass_rates():
 @unsaved
 def test_overwrite_replaces():
     ok(f"{SMALL} -a vip --out out")
-    Path("out/conditions.json").write_text("{}")
     ok(f"{SMALL} -a knapsack --seed 7 --out out --overwrite")
-    assert json.loads(Path("out/conditions.json").read_text())["seed"] == 7
+    assert conditions_of("out")["seed"] == 7
     assert set(pd.read_csv("out/summary.csv").allocator) == {"uniform", "knapsack"}
     assert os.listdir() == ["out"]
 
@@ -353,7 +360,7 @@ def test_out_may_be_there_already_if_it_is_empty(out, tmp_path, monkeypatch):
 @unsaved
 def test_draws_estimate_the_moments_and_say_so(base):
     assert "moments from 8 steps" in ok(f"{SMALL} -a vip --draws 8 --out out").out
-    assert "8 steps" in json.loads(Path("out/conditions.json").read_text())["moments"]
+    assert "8 steps" in conditions_of("out")["moments"]
     exact, sampled = (
         pd.read_csv(out / "summary.csv").set_index(["allocator", "metric"]).estimate
         for out in (base[1], Path("out"))
@@ -410,14 +417,6 @@ TRAIN = "compare --quick --steps 4"
 CURVES = ["scenario", "allocator", "rate", "replicate", "steps", "accuracy"]
 
 
-@pytest.fixture
-def training_plots_unsaved(monkeypatch):
-    monkeypatch.setattr("rolloutbench.plotting.panels.save", lambda figure, directory, name: None)
-
-
-undrawn = pytest.mark.usefixtures("training_plots_unsaved")
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Two allocators in two scenarios: what was printed, and its directory."""
@@ -429,7 +428,7 @@ def trained(tmp_path_factory):
 def test_training_writes_its_files(trained):
     printed, out = trained
     names = {"summary.csv", "ranking.csv", "per_replicate.parquet", "curves.parquet", "timing.csv"}
-    assert set(os.listdir(out)) == names | {"conditions.json", "plots"}
+    assert visible(out) == names | {"plots", *STORE}
     assert list(pd.read_csv(out / "summary.csv").columns) == SUMMARY
     assert list(pd.read_parquet(out / "per_replicate.parquet").columns) == PER_REPLICATE
     curves = pd.read_parquet(out / "curves.parquet")
@@ -461,7 +460,7 @@ def test_training_prints_what_it_writes(trained):
     assert f"{100 * row.difference:+.1f} ±{100 * (row.difference_high - row.difference):.1f}" in printed.out
 
 
-@undrawn
+@unsaved
 def test_training_depends_on_the_seed_and_neither_on_jobs_nor_on_who_else_trains(trained):
     scenarios = "-s u-shaped-v1[prompts=16,pool_size=64] -s weak-cold-v1[prompts=16,pool_size=64]"
     ok(f"{TRAIN} {scenarios} -a mopps -a dapo --jobs 2 --out others")
@@ -474,7 +473,7 @@ def test_training_depends_on_the_seed_and_neither_on_jobs_nor_on_who_else_trains
     assert not first.accuracy.equals(seed.accuracy)
 
 
-@undrawn
+@unsaved
 def test_learning_rates_add_a_table_of_everybody_at_its_own(trained):
     shown = ok(
         f"{TRAIN} -s u-shaped-v1[prompts=16,pool_size=64] -a dapo --learning-rates 0.5,2 --out rates"
@@ -491,7 +490,7 @@ def test_learning_rates_add_a_table_of_everybody_at_its_own(trained):
     pd.testing.assert_frame_equal(same, other.reset_index(drop=True))
 
 
-@undrawn
+@unsaved
 def test_training_at_measured_pass_rates():
     pd.DataFrame({"pass_rate": [0.0, 0.25, 0.5, 1.0], "n": [8] * 4}).to_csv("rates.csv", index=False)
     ok(f"{TRAIN} --prompts 16 -a effective_count --pass-rates rates.csv --trials n --out out")
@@ -506,28 +505,162 @@ def test_training_at_measured_pass_rates():
 def test_predict_writes_and_prints(tmp_path):
     command = "predict -p beta -p kalman -s u-shaped-v1[steps=6,pool_size=256] --out out"
     shown = ok(command).out
-    assert set(os.listdir("out")) == {
-        "summary.csv",
-        "per_replicate.parquet",
-        "judged.parquet",
-        "conditions.json",
-        "plots",
-    }
+    names = {"summary.csv", "per_replicate.parquet", "judged.parquet", "plots"}
+    assert visible("out") == names | STORE
     summary = pd.read_csv("out/summary.csv").set_index(["allocator", "metric"])
     assert list(dict.fromkeys(summary.index.get_level_values(0))) == ["uniform", "beta", "kalman"]
     row = summary.loc["kalman", "mae_later"]
     assert f"{row.estimate:.3f} ±{row.high - row.estimate:.3f}" in shown
     assert "watching uniform" in shown
     assert {path.suffix for path in Path("out/plots").iterdir()} == {".png", ".pdf"}
-    assert json.loads(Path("out/conditions.json").read_text())["predictors"].keys() == {
+    assert conditions_of("out")["predictors"].keys() == {
         "uniform",
         "beta",
         "kalman",
     }
 
 
-@undrawn
+@unsaved
 def test_predictors_may_watch_others_and_answer_in_json():
     done = ok("predict -p beta -a pilot_commit -s u-shaped-v1[steps=4,pool_size=512] --json --out out").json
     assert {row["allocator"] for row in done["summary"]} == {"uniform", "beta"}
     assert done["conditions"]["allocators"].keys() == {"pilot_commit"}
+
+
+# --- the store: what is finished is kept
+
+
+def no_cell_may_run(monkeypatch):
+    monkeypatch.setattr("rolloutbench.executors.run_cell", lambda *_: pytest.fail("a cell ran"))
+
+
+@unsaved
+def test_the_same_command_runs_nothing_twice(monkeypatch):
+    first = ok(f"{SMALL} -a vip --jobs 1 --out out")
+    summary = Path("out/summary.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        no_cell_may_run(patch)
+        again = ok(f"{SMALL} -a vip --jobs 1 --out out")
+        with pytest.raises(pytest.fail.Exception):
+            run(f"{SMALL} -a vip --jobs 1 --out out --force")
+    assert again.out == first.out
+    assert "2 of 2 cells are finished already" in again.err
+    assert Path("out/summary.csv").read_bytes() == summary
+
+
+@unsaved
+def test_more_replicates_or_allocators_keep_what_is_there(monkeypatch):
+    more = "compare --replicates 32 --prompts 16 -s snapshot-u-shaped-v1 -a vip -a knapsack --jobs 1"
+    ok(f"{SMALL} -a vip --jobs 1 --out out")
+    refused = run(f"{more} --out out")
+    assert refused.code == 2
+    assert "holds another study (replicates: 16, now 32; allocators: knapsack)" in refused.err
+    assert "2 of 6 cells are finished already" in ok(f"{more} --out out --overwrite").err
+    ok(f"{more} --out apart")
+    assert same_data("out", "apart")
+
+
+@unsaved
+def test_an_allocator_that_fails_is_left_out_and_the_others_go_on(monkeypatch):
+    command = "compare --quick --prompts 16 -s snapshot-u-shaped-v1 -s snapshot-weak-v1 -a vip --jobs 1"
+    failing = f"{command} -a vip[lower=9] --out out"
+    done = run(failing)
+    assert done.code == 1
+    line = "snapshot-u-shaped-v1 vip[lower=9]: budget=128 is below the sum of lower bounds, 144"
+    assert f"rolloutbench: error: {line}" in done.err
+    assert "2 of 6 cells failed" in done.err
+    assert set(pd.read_csv("out/summary.csv").allocator) == {"uniform", "vip"}
+    ok(f"{command} --out apart")
+    assert same_data("out", "apart")
+    with monkeypatch.context() as patch:
+        no_cell_may_run(patch)
+        again = run(failing)
+        assert (again.code, again.out) == (1, done.out)
+        assert "2 cells failed before; --retry-failed runs them again" in again.err
+        with pytest.raises(pytest.fail.Exception):
+            run(f"{failing} --retry-failed")
+    answer = json.loads(run(f"{failing} --json").out)
+    assert [failure["error"].split()[0] for failure in answer["failed"]] == ["budget=128"] * 2
+    assert "Traceback" in answer["failed"][0]["traceback"]
+
+
+@unsaved
+def test_a_failure_that_is_mended_is_a_result_like_any_other(monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("of the allocator")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rolloutbench.allocators.vip.VIP.allocate", broken)
+        done = run(f"{SMALL} -a vip --jobs 1 --out out")
+    assert done.code == 1
+    assert "vip: ZeroDivisionError: of the allocator (1 cell)" in done.err
+    assert ok(f"{SMALL} -a vip --jobs 1 --out out --retry-failed").out
+    ok(f"{SMALL} -a vip --jobs 1 --out apart")
+    assert same_data("out", "apart")
+    assert list(Path("out/cells").glob("*.json")) == []
+
+
+@unsaved
+def test_a_damaged_cell_runs_again_and_says_so():
+    ok(f"{SMALL} -a vip --jobs 1 --out out")
+    before = pd.read_parquet("out/per_replicate.parquet")
+    damaged = sorted(Path("out/cells").iterdir())[0]
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    again = ok(f"{SMALL} -a vip --jobs 1 --out out")
+    assert "block 0: its file was damaged, it runs again" in again.err
+    assert "1 of 2 cells are finished already" in again.err
+    pd.testing.assert_frame_equal(pd.read_parquet("out/per_replicate.parquet"), before)
+
+
+@unsaved
+def test_a_study_from_a_file_is_the_study_of_the_flags():
+    ok(f"{SMALL} -a vip --jobs 1 --out flags")
+    ok("compare --config flags/study.toml --jobs 1 --out file")
+    assert same_data("flags", "file")
+    assert Path("flags/study.toml").read_text() == Path("file/study.toml").read_text()
+    ok("compare --config flags/study.toml --seed 1 --jobs 1 --out seed")
+    assert not same_data("flags", "seed")
+
+
+# --- show, merge
+
+
+def test_show_prints_the_tables_again(base, trained):
+    for printed, out in (base, trained):
+        assert ok(f"show {out}").out == printed.out
+    assert ok(f"show {base[1]} --json").json["summary"][0]["allocator"] == "uniform"
+
+
+def test_show_ranks_by_another_metric(base, trained):
+    shown = ok(f"show {base[1]} --sort mse").out
+    ranked = [line.split()[0] for line in shown.splitlines() if "±" in line and line[0] == " "]
+    assert ranked == ["vip", "uniform"]
+    shown = ok(f"show {trained[1]} --sort seconds_to_50").out
+    assert "by seconds_to_50" in shown
+    assert "by area_over_rollouts" in ok(f"show {trained[1]}").out
+
+
+@unsaved
+def test_merged_studies_are_the_study_run_at_once(monkeypatch):
+    where = "compare --prompts 16 -s snapshot-u-shaped-v1 --jobs 1"
+    ok(f"{where} --replicates 16 -a vip --out a")
+    ok(f"{where} --replicates 32 -a vip -a knapsack --out b")
+    ok(f"{where} --replicates 32 -a vip -a knapsack --out whole")
+    with monkeypatch.context() as patch:
+        no_cell_may_run(patch)
+        shown = ok("merge a b --out c").out
+    assert same_data("c", "whole")
+    assert "knapsack" in shown
+
+
+@unsaved
+def test_a_merge_with_holes_says_how_to_fill_them():
+    where = "compare --prompts 16 -s snapshot-u-shaped-v1 --jobs 1"
+    ok(f"{where} --replicates 16 -a vip --out a")
+    ok(f"{where} --replicates 32 -a knapsack --out b")
+    done = run("merge a b --out c")
+    assert done.code == 1
+    assert "1 of 6 cells are in none of them: rolloutbench compare --config c/study.toml --out c" in done.err
+    assert "5 of 6 cells are finished already" in ok("compare --config c/study.toml --out c").err
+    ok(f"{where} --replicates 32 -a vip -a knapsack --out whole")
+    assert same_data("c", "whole")

@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+from rolloutbench.experiment import CORE
+
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
@@ -25,12 +27,16 @@ FLOORS = [
     ["rolloutbench.allocators.uniform", "rolloutbench.allocators.screening"],
     ["rolloutbench.allocators.*", "rolloutbench.loop"],
     ["rolloutbench.experiment", "simulators", "real_runs"],
+    ["rolloutbench.executors", "rolloutbench.store"],
     ["simulators.pools", "simulators.optimizers", "simulators.clock", "rolloutbench.curves"],
     ["simulators.scenarios", "rolloutbench.plotting", "rolloutbench.plotting.style"],
     ["simulators.snapshot", "simulators.learning", "rolloutbench.plotting.panels"],
     ["simulators.prediction"],
     ["rolloutbench.plotting.*", "rolloutbench.tables", "paper_figures"],
-    ["rolloutbench.studies"],
+    ["rolloutbench.results"],
+    ["rolloutbench.studies", "rolloutbench.report", "rolloutbench.difference"],
+    ["rolloutbench.config", "rolloutbench.sweep"],
+    ["rolloutbench.progress"],
     ["rolloutbench.cli"],
 ]
 
@@ -89,7 +95,22 @@ def test_the_core_is_light():
     import subprocess
     import sys
 
-    heavy = ("torch", "cvxpy", "matplotlib")
+    heavy = ("torch", "cvxpy", "matplotlib", "ray", "jinja2")
     code = f"import sys, rolloutbench.cli; print(*(m for m in {heavy} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_keys_of_cells_cover_the_code_that_they_run():
+    """What cells import of this package is hashed into their keys; what only looks at results is not."""
+    paths = dict(modules())
+    reached = {"rolloutbench.allocators.vip", "rolloutbench.predictors.gp"}
+    waiting = [*(name for name in NAMES if name.startswith("simulators")), *reached]
+    while waiting:
+        for target in imported(paths[waiting.pop()]):
+            if target in NAMES and target not in reached:
+                reached.add(target)
+                waiting.append(target)
+    hashed = {Path(name).stem for name in CORE}
+    looked_at = {name.split(".")[1] for name in reached if name.startswith("rolloutbench.")}
+    assert looked_at == hashed
