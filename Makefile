@@ -8,6 +8,7 @@ SOURCES = pyproject.toml constraints.txt
 
 compare: .venv/core-installed  ## install if need be, run the default comparison, say where its results are
 	.venv/bin/rolloutbench compare --jobs 2 --out $(OUT) --overwrite
+	.venv/bin/rolloutbench report $(OUT)
 
 test: .venv/test-installed  ## lint, types, tests
 	.venv/bin/ruff check .
@@ -15,7 +16,7 @@ test: .venv/test-installed  ## lint, types, tests
 	.venv/bin/mypy
 	.venv/bin/python -m pytest -n 2 --quiet
 
-bench: .venv/test-installed  ## speed of solvers, predictors and simulator, as ratios
+bench: .venv/test-installed  ## speed of solvers, predictors, simulator and store
 	.venv/bin/python -m pytest tests/benchmarks --benchmark-only --quiet
 
 clean:

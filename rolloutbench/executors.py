@@ -18,12 +18,12 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import cloudpickle
 import loky
@@ -39,10 +39,14 @@ QUEUED = 2
 """Cells in flight for each core of a Ray cluster: one that runs, the others on their way."""
 
 
+Outcomes: TypeAlias = Generator[tuple[str, Finished | Failed], None, None]
+"""What comes of each cell, by its key."""
+
+
 class Executor(Protocol):
     """Something that runs cells."""
 
-    def run(self, cells: Mapping[str, Cell], sources: Sources) -> Iterator[tuple[str, Finished | Failed]]:
+    def run(self, cells: Mapping[str, Cell], sources: Sources) -> Outcomes:
         """What comes of each cell, by its key. Close the iterator to leave early: it ends all workers."""
 
 
@@ -56,7 +60,7 @@ class Local:
     def __post_init__(self) -> None:
         _check_jobs(self.jobs)
 
-    def run(self, cells: Mapping[str, Cell], sources: Sources) -> Iterator[tuple[str, Finished | Failed]]:
+    def run(self, cells: Mapping[str, Cell], sources: Sources) -> Outcomes:
         """What comes of each cell, by its key. Close the iterator to leave early: it ends all workers."""
         if self.jobs == 1:
             for key in cells:
@@ -81,7 +85,7 @@ class Ray:
     def __post_init__(self) -> None:
         _check_jobs(self.jobs)
 
-    def run(self, cells: Mapping[str, Cell], sources: Sources) -> Iterator[tuple[str, Finished | Failed]]:
+    def run(self, cells: Mapping[str, Cell], sources: Sources) -> Outcomes:
         """What comes of each cell, by its key. Close the iterator to leave early: it ends all workers.
 
         Raises InputError where Ray is not installed, or no cluster answers that has so much memory.

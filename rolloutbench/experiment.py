@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -29,7 +28,8 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
+import pyarrow as pa
+from threadpoolctl import ThreadpoolController
 
 from rolloutbench.protocol import InputError, ProtocolError
 
@@ -183,7 +183,7 @@ def run_cell(cell: Cell, sources: Sources, memory: int | None = None) -> Finishe
     started = time.perf_counter()
     try:
         _same_code(sources)
-        with threadpool_limits(limits=1), memory_bound(memory):
+        with _thread_pools("torch" in sys.modules).limit(limits=1), memory_bound(memory):
             table = cell.run()
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
@@ -191,6 +191,12 @@ def run_cell(cell: Cell, sources: Sources, memory: int | None = None) -> Finishe
         line = said if known else f"{type(error).__name__}: {said}"
         return Failed(line, traceback.format_exc(), _facts(began, started))
     return Finished(table, _facts(began, started) | {str(k): v for k, v in table.attrs.items()})
+
+
+@functools.cache
+def _thread_pools(with_torch: bool) -> ThreadpoolController:
+    """Those of BLAS and OpenMP. Finding them takes a millisecond; torch, where it is used, brings its own."""
+    return ThreadpoolController()
 
 
 def _same_code(sources: Sources) -> None:
@@ -206,15 +212,16 @@ def _same_code(sources: Sources) -> None:
 @contextlib.contextmanager
 def memory_bound(memory: int | None) -> Iterator[None]:
     """A MemoryError rather than a killed process where more than `memory` bytes are taken (Linux)."""
+    pa.array([0])  # Arrow reserves a GiB when it is first used: that is no part of the bound
     held = _held()
     if memory is None or held is None:
         yield
         return
+    import resource  # there is none on Windows
+
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = held + memory
-    if before[1] != resource.RLIM_INFINITY:
-        wanted = min(wanted, before[1])
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, before[1]))
+    set_limits = [limit for limit in before if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([held + memory, *set_limits]), before[1]))
     try:
         yield
     finally:

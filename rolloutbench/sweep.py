@@ -54,12 +54,14 @@ def carry_out(
         pending = {key: plan.cells[key] for key in _in_turn(plan.cells) if key not in known}
         watcher.begins(store, len(pending))
         shared: dict[int, tuple[object, Any]] = {}
-        for key, result in executor.run(pending, plan.sources):
-            if isinstance(result, Failed):
-                store.fail(key, result)
-            else:
-                store.finish(key, result, {"description": describe(pending[key], shared), **plan.origin})
-            watcher.ended(pending[key].label, result if isinstance(result, Failed) else None)
+        with contextlib.closing(executor.run(pending, plan.sources)) as outcomes:
+            for key, result in outcomes:
+                if isinstance(result, Failed):
+                    store.fail(key, result)
+                else:
+                    described = {"description": describe(pending[key], shared), **plan.origin}
+                    store.finish(key, result, described)
+                watcher.ended(pending[key].label, result if isinstance(result, Failed) else None)
         plan.write_results(store)
     return store
 

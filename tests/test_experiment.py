@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from rolloutbench import experiment
 from rolloutbench.allocators import allocators
@@ -218,3 +219,17 @@ def test_memory_is_bounded_and_set_free_again():
     with memory_bound(200 * 2**20), pytest.raises(MemoryError):
         np.ones(2**30, dtype=np.int8)
     assert np.ones(2**28, dtype=np.int8).size == 2**28
+
+
+@dataclasses.dataclass(frozen=True)
+class Threads:
+    part = ("scenario", "allocator")
+    label = "threads"
+
+    def run(self):
+        np.ones((50, 50)) @ np.ones((50, 50))
+        return pd.DataFrame({"threads": [pool["num_threads"] for pool in threadpool_info()]})
+
+
+def test_a_cell_runs_on_one_thread():
+    assert set(run_cell(Threads(), {}).table.threads) == {1}
