@@ -265,16 +265,16 @@ def machine() -> dict[str, Any]:
 
 @functools.cache
 def commit() -> str | None:
-    """The git commit of this program's source, with `+` where files differ from it; None outside git."""
-    folder = Path(__file__).parent
+    """The git commit of this program, with `+` where Python files differ from it; None outside git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        found = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
+        found, changed = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True, timeout=10).stdout
+            for command in (
+                ["rev-parse", "--short=12", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no", "--", ":/*.py"],
+            )
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return found.strip() + ("+" if changed else "")
