@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -64,6 +65,10 @@ class Entry(NamedTuple):
     part: Part
 
 
+class Damaged(InputError):
+    """A manifest that cannot be understood; the cells beside it are as good as they were."""
+
+
 class Manifest(NamedTuple):
     """What a directory says of itself: the study, its cells, and the files made of them once it is done."""
 
@@ -85,15 +90,16 @@ def read_manifest(directory: Path) -> Manifest:
         if read["format"] != FORMAT:
             raise InputError(f"{path}: format={read['format']}: this version reads format {FORMAT}")
         cells = {key: Entry(label, (part[0], part[1])) for key, (label, part) in read["cells"].items()}
-        return Manifest(dict(read["study"]), cells, list(read["files"]))
+        files = [name for name in read["files"] if re.fullmatch(r"\w[\w.]*", name)]  # nothing outside
+        return Manifest(dict(read["study"]), cells, files)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{directory}: holds no results of rolloutbench") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: is damaged; run the study again with --out {directory}") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        raise Damaged(f"{path}: is damaged; run the study again with --out {directory}") from None
 
 
 class Store:
@@ -304,15 +310,12 @@ def _agreed(path: Path, wanted: Manifest, overwrite: bool) -> Manifest:
     for left in path.glob(f".*{UNFINISHED}"):
         shutil.rmtree(left)
     if (path / MANIFEST).exists():
-        try:
+        found = None
+        with contextlib.suppress(Damaged):
             found = read_manifest(path)
-        except InputError as error:
-            if "damaged" not in str(error) and not overwrite:
-                raise
-            found = None
-        if found is not None and found.cells == wanted.cells:
-            return found
         if found is not None:
+            if found.cells == wanted.cells:
+                return found
             if not overwrite:
                 raise InputError(
                     f"out={path}: holds another study ({difference(found.study, wanted.study)}); "

@@ -313,6 +313,17 @@ def test_a_file_that_is_too_large_for_the_disk(out):
     assert values(out) == [10, 12]
 
 
+def test_a_manifest_cannot_name_files_outside(out, tmp_path):
+    (tmp_path / "precious").write_text("x")
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"] = ["../precious", str(tmp_path / "precious"), "..", ".", ""]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with opened(out, {}, {**STUDY, "seed": 1}, overwrite=True):
+        pass
+    assert (tmp_path / "precious").read_text() == "x"
+    assert (out / "manifest.json").exists()
+
+
 # --- merging
 
 
