@@ -30,7 +30,7 @@ from rolloutbench import tables
 from rolloutbench.metrics import BASELINE, COUNT_PREFIX, METRICS, TUNED_PREFIX, Metric
 from rolloutbench.protocol import InputError
 from rolloutbench.results import LearningResults, PredictionResults, Results, open_results, ranking
-from rolloutbench.store import METADATA, read_manifest, write_whole
+from rolloutbench.store import METADATA, REPORT, read_manifest, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -240,10 +240,8 @@ def write(directories: Sequence[Path], out: Path | None = None) -> list[Path]:
         raise InputError("report: no directory of results given")
     results = [open_results(directory) for directory in directories]
     out = directories[0] if out is None else out
-    contents = {
-        "report.html": html(results),
-        "report.md": "\n".join(markdown(each) for each in results),
-    }
+    texts = html(results), "\n".join(markdown(each) for each in results)
+    contents = dict(zip(REPORT, texts, strict=True))
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -368,11 +366,7 @@ VERDICTS = {
 
 
 def _verdict(ratios: pd.DataFrame, name: str, better: str | None) -> str:
-    """What the interval of somebody's ratio says, as in the terminal's tables."""
-    low, high = ratios.ratio_low[name], ratios.ratio_high[name]
-    if low > 1 or high < 1:
-        return "better" if (low > 1) == (better == "higher") else "worse"
-    return "even"
+    return tables.verdict(ratios.ratio_low[name], ratios.ratio_high[name], better == "higher")
 
 
 def _ranks(results: Results) -> pd.DataFrame:
@@ -391,7 +385,9 @@ def _answer(results: Results, ranks: pd.DataFrame | None) -> Answer:
     )
     found = found[np.isfinite(found.ratio) & (found.index != BASELINE)]
     found = found.sort_values("ratio", ascending=described.better == "lower", kind="stable")
-    verdicts = {str(name): _verdict(found, name, described.better) for name in found.index}
+    verdicts = {
+        str(name): tables.verdict(row, described.better == "higher") for name, row in found.iterrows()
+    }
     numbers = {
         str(name): f"{row.ratio:.3f} [{row.ratio_low:.3f}, {row.ratio_high:.3f}]"
         for name, row in found.iterrows()
@@ -434,7 +430,9 @@ def _in_scenarios(results: Results, name: str, better: str | None) -> str:
     """In how many of several scenarios somebody was better, even or worse."""
     scenarios = results.shown_scenarios()
     found = [_of_metric(results, results.sort, scenario) for scenario in scenarios]
-    verdicts = [_verdict(ratios, name, better) for ratios in found if name in ratios.index]
+    verdicts = [
+        tables.verdict(ratios.loc[name], better == "higher") for ratios in found if name in ratios.index
+    ]
     counts = [f"{verdict} in {verdicts.count(verdict)}" for verdict in VERDICTS if verdict in verdicts]
     return f" ({', '.join(counts)} of {len(scenarios)})"
 

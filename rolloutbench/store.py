@@ -39,6 +39,8 @@ FORMAT = 1
 """Of the manifest. A directory of another one is refused."""
 METADATA = b"rolloutbench"
 """The key of our part of a Parquet file's metadata."""
+REPORT = ("report.html", "report.md")
+"""Made of results on demand, and gone with them."""
 UNFINISHED = ".unfinished"
 LOCK = ".lock"
 CHECKSUM_DIGITS = 16
@@ -200,7 +202,7 @@ class Store:
             unfinished = Path(name)
             yield unfinished
             files = sorted(path.name for path in unfinished.iterdir())
-            remove(self.directory, set(self.manifest.files) - set(files))
+            remove(self.directory, {*self.manifest.files, *REPORT} - set(files))
             for file in files:
                 if (self.directory / file).is_dir():
                     shutil.rmtree(self.directory / file)
@@ -321,7 +323,7 @@ def _agreed(path: Path, wanted: Manifest, overwrite: bool) -> Manifest:
                     f"out={path}: holds another study ({difference(found.study, wanted.study)}); "
                     "--overwrite replaces it, and keeps the cells that both have"
                 )
-            remove(path, found.files)
+            remove(path, [*found.files, *REPORT])
             _forget(path / "cells", keep=wanted.cells)
     write_manifest(path, wanted)
     return wanted

@@ -104,9 +104,10 @@ def comparison(
     for column in columns:
         table.add_column(column.heading, justify="right")
     for allocator in ranking.index:
-        verdict, style = _verdict(by_metric[sort].loc[allocator], higher_is_better)
+        ratio = by_metric[sort].loc[allocator]
+        said = "" if allocator == BASELINE else verdict(ratio.ratio_low, ratio.ratio_high, higher_is_better)
         name = Text(allocator, style="bold" if allocator == BASELINE else "")
-        cells = [name, Text("" if allocator == BASELINE else verdict, style=style)]
+        cells = [name, Text(said, style=VERDICTS.get(said, ""))]
         cells += [_shown(by_metric[column.metric].loc[allocator], column) for column in columns]
         table.add_row(*cells)
     return table
@@ -147,15 +148,17 @@ def across_scenarios(ranking: pd.DataFrame, caption: str) -> Table:
     return table
 
 
-def _verdict(row: pd.Series, higher_is_better: bool) -> tuple[str, str]:
-    """What the interval of the ratio says of the allocator, and its colour."""
-    if not np.isfinite(row.ratio):
-        return "n/a", ""
-    if row.ratio_low > 1:
-        return ("better", "green") if higher_is_better else ("worse", "red")
-    if row.ratio_high < 1:
-        return ("worse", "red") if higher_is_better else ("better", "green")
-    return "even", ""
+VERDICTS = {"better": "green", "worse": "red", "even": "", "n/a": ""}
+"""What the interval of a ratio to uniform can say, and its colour."""
+
+
+def verdict(low: float, high: float, higher_is_better: bool) -> str:
+    """What the interval of the ratio says of the allocator."""
+    if not np.isfinite([low, high]).all():
+        return "n/a"
+    if low <= 1 <= high:
+        return "even"
+    return "better" if (low > 1) == higher_is_better else "worse"
 
 
 def _number(estimate: float, high: float, digits: int, sign: str = "") -> Text:
