@@ -366,7 +366,8 @@ VERDICTS = {
 
 
 def _verdict(ratios: pd.DataFrame, name: str, better: str | None) -> str:
-    return tables.verdict(ratios.ratio_low[name], ratios.ratio_high[name], better == "higher")
+    low, high = ratios.loc[[name], ["ratio_low", "ratio_high"]].to_numpy()[0]
+    return tables.verdict(low, high, better == "higher")
 
 
 def _ranks(results: Results) -> pd.DataFrame:
