@@ -386,9 +386,7 @@ def _answer(results: Results, ranks: pd.DataFrame | None) -> Answer:
     )
     found = found[np.isfinite(found.ratio) & (found.index != BASELINE)]
     found = found.sort_values("ratio", ascending=described.better == "lower", kind="stable")
-    verdicts = {
-        str(name): tables.verdict(row, described.better == "higher") for name, row in found.iterrows()
-    }
+    verdicts = {str(name): _verdict(found, str(name), described.better) for name in found.index}
     numbers = {
         str(name): f"{row.ratio:.3f} [{row.ratio_low:.3f}, {row.ratio_high:.3f}]"
         for name, row in found.iterrows()
@@ -431,9 +429,7 @@ def _in_scenarios(results: Results, name: str, better: str | None) -> str:
     """In how many of several scenarios somebody was better, even or worse."""
     scenarios = results.shown_scenarios()
     found = [_of_metric(results, results.sort, scenario) for scenario in scenarios]
-    verdicts = [
-        tables.verdict(ratios.loc[name], better == "higher") for ratios in found if name in ratios.index
-    ]
+    verdicts = [_verdict(ratios, name, better) for ratios in found if name in ratios.index]
     counts = [f"{verdict} in {verdicts.count(verdict)}" for verdict in VERDICTS if verdict in verdicts]
     return f" ({', '.join(counts)} of {len(scenarios)})"
 
