@@ -701,7 +701,7 @@ def report_command(
     `report.html` is one file that needs no network: question, answer, ranking with intervals, heat map,
     curves, costs, and what it takes to do it again. `report.md` has the tables.
 
-    `rolloutbench report results/learning_default results/prediction_default`
+    `rolloutbench report out/compare out/predict`
     """
     from rolloutbench import report  # with jinja2 and matplotlib, which take a second
 

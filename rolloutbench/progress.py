@@ -56,6 +56,7 @@ class Progress(Watcher):
         if skipped > 0:
             self._say(f"{skipped} cells failed before; --retry-failed runs them again")
         self._bar.reset(self._task, total=pending)
+        self._bar.start()
 
     def ended(self, label: str, failure: Failed | None) -> None:
         """One more."""
@@ -83,7 +84,6 @@ class Progress(Watcher):
         self._console.print(f"{self.command}: {text}", soft_wrap=True)
 
     def __enter__(self) -> Self:
-        self._bar.start()
         return self
 
     def __exit__(

@@ -34,6 +34,7 @@ from rolloutbench.protocol import InputError
 from rolloutbench.registry import nearest
 from rolloutbench.statistics import mean_interval, ratio_interval
 from rolloutbench.store import Ran, read_manifest
+from rolloutbench.tabular import read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,12 +70,22 @@ class Results(ABC):
     @cached_property
     def summary(self) -> pd.DataFrame:
         """Estimates, ratios and differences with intervals; see `summarise`."""
-        return pd.read_csv(self.directory / "summary.csv")
+        return self.table("summary")
 
     @cached_property
     def values(self) -> pd.DataFrame:
         """Long form: scenario, allocator, replicate, metric, value."""
-        return pd.read_parquet(self.directory / "per_replicate.parquet")
+        return self.table("per_replicate")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of the files. Raises InputError where it is gone, as large ones may be of a recorded study."""
+        found = [
+            path for suffix in (".csv", ".parquet") if (path := self.directory / (name + suffix)).exists()
+        ]
+        if not found:
+            command = self.record["command"]
+            raise InputError(f"{self.directory}: has no table '{name}'; {command} makes it anew")
+        return read_table(found[0])
 
     def write(self, ran: Sequence[Ran]) -> None:
         """Everything that follows from the tables of the cells: data, summary, figures."""
@@ -162,12 +173,12 @@ class LearningResults(Results):
     @cached_property
     def curves(self) -> pd.DataFrame:
         """Every evaluation of every replicate; see curves.py."""
-        return pd.read_parquet(self.directory / "curves.parquet")
+        return self.table("curves")
 
     @cached_property
     def ranking(self) -> pd.DataFrame:
         """Allocators over all scenarios, by `sort`; see `curves.across_scenarios`."""
-        written = pd.read_csv(self.directory / "ranking.csv")
+        written = self.table("ranking")
         return written if (written.metric == self.sort).all() else ranking(self.values, self.sort)
 
     def measured(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -242,7 +253,7 @@ class PredictionResults(Results):
     @cached_property
     def judged(self) -> pd.DataFrame:
         """Every judgement of every predictor, step and replicate."""
-        return pd.read_parquet(self.directory / "judged.parquet")
+        return self.table("judged")
 
     def measured(self, table: pd.DataFrame) -> pd.DataFrame:
         """Scores over the first epoch and later."""
@@ -277,9 +288,6 @@ def open_results(directory: Path) -> Results:
     manifest = read_manifest(directory)
     if not manifest.is_done:
         raise InputError(f"{directory}: its study is not finished; run it again: {manifest.study['command']}")
-    for file in manifest.files:
-        if not (directory / file).exists():
-            raise InputError(f"{directory / file}: is missing; run the study again to have it made anew")
     return KINDS[manifest.study["kind"]](directory, manifest.study)
 
 

@@ -664,3 +664,37 @@ def test_a_merge_with_holes_says_how_to_fill_them():
     assert "5 of 6 cells are finished already" in ok("compare --config c/study.toml --out c").err
     ok(f"{where} --replicates 32 -a vip -a knapsack --out whole")
     assert same_data("c", "whole")
+
+
+@unsaved
+def test_only_studies_under_the_same_conditions_merge():
+    for out, how in {"a": "--seed 0", "b": "--seed 1"}.items():
+        ok(f"{SMALL} {how} --jobs 1 --out {out}")
+    done = run("merge a b --out c")
+    assert done.code == 2
+    assert "seed: 0 and 1: only studies under the same conditions merge" in done.err
+    assert not Path("c").exists()
+
+
+# --- diff, report: see test_difference.py and test_report.py
+
+
+def test_diff_says_what_changed(base):
+    ok(f"{SMALL} -a vip -a knapsack --seed 1 --jobs 1 --out other")
+    shown = ok(f"diff {base[1]} other -m snr").out
+    assert "seed" in shown
+    assert "knapsack" in shown
+    answer = ok(f"diff {base[1]} {base[1]} --json").json
+    assert {change["verdict"] for change in answer["changes"]} == {"same"}
+    refused = run(f"diff {base[1]} other -m snrr")
+    assert refused.code == 2
+    assert "snrr" in refused.err
+
+
+def test_report_is_written_and_goes_with_its_results(base):
+    assert ok(f"report {base[1]} --out page").out.split() == ["page/report.html", "page/report.md"]
+    assert "snapshot-u-shaped-v1" in Path("page/report.html").read_text()
+    ok(f"{SMALL} -a vip --jobs 1 --out out")
+    ok("report out")
+    ok(f"{SMALL} -a vip --jobs 1 --out out")
+    assert visible("out") == {"per_replicate.parquet", "plots", "summary.csv", *STORE}

@@ -13,6 +13,7 @@ from command_line import run
 from rich.console import Console
 
 from rolloutbench import tables
+from rolloutbench.store import read_manifest
 from simulators.scenarios import DEFAULT_SCENARIOS
 
 ROOT = Path(__file__).parents[1]
@@ -28,8 +29,7 @@ def shown(table) -> str:
 def recorded(name: str, file: str) -> pd.DataFrame:
     """A table of a recorded study."""
     folder = ROOT / "results" / name
-    command = json.loads((folder / "conditions.json").read_text())["command"]
-    assert f"--out results/{name}" in command
+    assert f"--out results/{name}" in read_manifest(folder).study["command"]
     return pd.read_csv(folder / file)
 
 
@@ -91,10 +91,15 @@ def test_the_allocator_of_your_own_is_a_whole_program(tmp_path):
     assert {row["allocator"] for row in json.loads(done.stdout)["summary"]} == {"uniform", "ask_again"}
 
 
+STUDY = re.search(r"```toml\n(.*?)```", README, re.DOTALL).group(1)
+
+
 @pytest.mark.parametrize("line", re.findall(r"^rolloutbench .*$", README, re.MULTILINE))
 def test_the_commands_shown_work(line, tmp_path, monkeypatch):
     command = line.removeprefix("rolloutbench ").partition("#")[0]
     monkeypatch.chdir(tmp_path)
+    Path("results").symlink_to(ROOT / "results")
+    Path("study.toml").write_text(STUDY)
     Path("mine.csv").write_text("pass_rate,n\n0.25,8\n0.5,8\n1.0,8\n0,8\n")
     if command.startswith("compare"):  # the same, but small
         command = command.replace("-s all", "-s mid-broad-v1") + " --quick --prompts 8"
