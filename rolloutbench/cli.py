@@ -33,10 +33,10 @@ from rolloutbench.predictors import predictors
 from rolloutbench.progress import Interrupted, Progress
 from rolloutbench.protocol import MOST_ROLLOUTS, FloatArray, InputError, ProtocolError
 from rolloutbench.registry import Entry, Registry
-from rolloutbench.results import Results, open_results
+from rolloutbench.results import Results, open_results, study_in
 from rolloutbench.solvers import SOLVERS, Allocation, Problem, solve
 from rolloutbench.solvers.reference import reference
-from rolloutbench.store import Store, read_manifest
+from rolloutbench.store import Store
 from rolloutbench.studies import Study
 from rolloutbench.sweep import carry_out
 from rolloutbench.sweep import merge as merge_studies
@@ -724,7 +724,7 @@ def merge(
 
     `rolloutbench merge laptop/sweep cluster/sweep --out sweep`
     """
-    description = merged([read_manifest(directory).study["config"] for directory in directories])
+    description = merged([study_in(directory).study["config"] for directory in directories])
     study = description.made()
     store = merge_studies(study, _about(description, study), directories, out, overwrite)
     missing, total = len(store.missing()), len(store.manifest.cells)

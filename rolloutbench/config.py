@@ -312,8 +312,8 @@ JOINED = ("scenarios", "allocators", "predictors")
 
 def merged(configs: Sequence[Mapping[str, Any]]) -> Comparison | Prediction:
     """One study of all scenarios and allocators of several. Raises InputError naming what else differs."""
-    whole = dict(configs[0])
-    for config in configs[1:]:
+    whole, *others = (_checked(config).model_dump(exclude_none=True) for config in configs)
+    for config in others:
         for key in dict.fromkeys([*whole, *config]):
             before, now = whole.get(key), config.get(key)
             if key in JOINED:
@@ -322,7 +322,15 @@ def merged(configs: Sequence[Mapping[str, Any]]) -> Comparison | Prediction:
                 whole[key] = max(before or 0, now or 0)
             elif before != now and key not in ("title", "question", "sort"):
                 raise InputError(f"{key}: {before} and {now}: only studies under the same conditions merge")
-    return DESCRIPTIONS[str(whole["study"])].of({key: value for key, value in whole.items() if value})
+    return _checked(whole)
+
+
+def _checked(config: Mapping[str, Any]) -> Comparison | Prediction:
+    """The description that a study was recorded with."""
+    kind = config.get("study", "")
+    if kind not in DESCRIPTIONS:
+        raise InputError(f"study = {_brief(kind)}: {' or '.join(DESCRIPTIONS)} is expected")
+    return DESCRIPTIONS[kind].of(config)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from rolloutbench.metrics import (
 from rolloutbench.protocol import InputError
 from rolloutbench.registry import nearest
 from rolloutbench.statistics import mean_interval, ratio_interval
-from rolloutbench.store import Ran, read_manifest
+from rolloutbench.store import Manifest, Ran, read_manifest
 from rolloutbench.tabular import read_table
 
 if TYPE_CHECKING:
@@ -283,9 +283,18 @@ def check_sort(metrics: Mapping[str, Metric], name: str, where: str) -> None:
         raise InputError(f"{where} {name}: no metric that ranks: {nearest(name, rankable)}")
 
 
+def study_in(directory: Path) -> Manifest:
+    """The study that a directory holds, finished or not. Raises InputError where it holds none."""
+    manifest = read_manifest(directory)
+    kind, config = manifest.study.get("kind"), manifest.study.get("config")
+    if kind not in KINDS or not isinstance(config, dict) or "command" not in manifest.study:
+        raise InputError(f"{directory}: its manifest describes no study that this version knows")
+    return manifest
+
+
 def open_results(directory: Path) -> Results:
     """The results that a directory holds. Raises InputError where there are none, or none yet."""
-    manifest = read_manifest(directory)
+    manifest = study_in(directory)
     if not manifest.is_done:
         raise InputError(f"{directory}: its study is not finished; run it again: {manifest.study['command']}")
     return KINDS[manifest.study["kind"]](directory, manifest.study)

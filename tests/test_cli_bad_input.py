@@ -439,7 +439,7 @@ def test_results_that_are_not_there(monkeypatch):
     Path("cut").mkdir()
     Path("cut/manifest.json").write_text('{"format": 1, "stu')
     Path("begun").mkdir()
-    study = {"command": "rolloutbench compare --out begun"}
+    study = {"command": "rolloutbench compare --out begun", "kind": "snapshot", "config": {}}
     Path("begun/manifest.json").write_text(
         json.dumps({"format": 1, "study": study, "files": [], "cells": {}})
     )
@@ -449,12 +449,12 @@ def test_results_that_are_not_there(monkeypatch):
         "taken": ("taken", "manifest.json", "cannot be read"),
         "cut": ("cut/manifest.json", "is damaged", "--out cut"),
         "begun": ("begun", "not finished", "rolloutbench compare --out begun"),
-        "earlier": ("earlier",),
+        "earlier": ("earlier", "describes no study"),
     }.items():
         before = tree()
         for command in (f"show {directory}", f"report {directory}", f"diff {directory} {directory}"):
             check_refused(run(command), said)
-        check_refused(run(f"merge {directory} --out new"), said if directory != "begun" else ("begun",))
+        check_refused(run(f"merge {directory} --out new"), said if directory != "begun" else ())
         assert tree() == before
 
 
