@@ -180,7 +180,9 @@ class Part:
         self.config = config.read_text(encoding="utf-8") if config.exists() else ""
 
     def pictures(self, scenario: str) -> Iterator[Picture]:
-        """The figures of a scenario."""
+        """The figures of a scenario, where there is what they are drawn from."""
+        if not self.results.has(self.results.drawn):
+            return
         shown = self.grids[scenario][0]
         for drawn in DRAWN[self.results.kind](self.results, scenario, shown):
             yield _picture(scenario, *drawn)
@@ -472,6 +474,8 @@ def _left_out(results: Results) -> Iterator[str]:
     members = record["predictors" if results.kind == "prediction" else "allocators"]
     present = set(zip(summary.scenario, summary.allocator, strict=True))
     errors = _errors(results.directory)
+    if not results.has(results.drawn):
+        yield f"all figures: this copy of the study does not keep its table '{results.drawn}'"
     for scenario in record["captions"]:
         missing = [name for name in members if (scenario, name) not in present]
         if len(missing) == len(members):

@@ -52,6 +52,8 @@ class Results(ABC):
     metrics: ClassVar[dict[str, Metric]]
     default_sort: ClassVar[str]
     columns: ClassVar[Sequence[tables.Column]]
+    drawn: ClassVar[str]
+    """The table that figures are drawn from."""
     who: ClassVar[str] = "allocator"
 
     directory: Path
@@ -79,13 +81,19 @@ class Results(ABC):
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the files. Raises InputError where it is gone, as large ones may be of a recorded study."""
-        found = [
-            path for suffix in (".csv", ".parquet") if (path := self.directory / (name + suffix)).exists()
-        ]
-        if not found:
+        path = self._file(name)
+        if path is None:
             command = self.record["command"]
             raise InputError(f"{self.directory}: has no table '{name}'; {command} makes it anew")
-        return read_table(found[0])
+        return read_table(path)
+
+    def has(self, name: str) -> bool:
+        """Whether one of the files is there."""
+        return self._file(name) is not None
+
+    def _file(self, name: str) -> Path | None:
+        paths = (self.directory / f"{name}.csv", self.directory / f"{name}.parquet")
+        return next((path for path in paths if path.exists()), None)
 
     def write(self, ran: Sequence[Ran]) -> None:
         """Everything that follows from the tables of the cells: data, summary, figures."""
@@ -146,6 +154,7 @@ class SnapshotResults(Results):
     metrics = SNAPSHOT_METRICS
     default_sort = "snr"
     columns = tables.SNAPSHOT_COLUMNS
+    drawn = "per_replicate"
 
     def measured(self, table: pd.DataFrame) -> pd.DataFrame:
         """The cells' own values."""
@@ -169,6 +178,7 @@ class LearningResults(Results):
     metrics = LEARNING_METRICS
     default_sort = "area_over_rollouts"
     columns = tables.LEARNING_COLUMNS
+    drawn = "curves"
 
     @cached_property
     def curves(self) -> pd.DataFrame:
@@ -248,6 +258,7 @@ class PredictionResults(Results):
     metrics = PREDICTION_METRICS
     default_sort = "brier_later"
     columns = tables.PREDICTION_COLUMNS
+    drawn = "judged"
     who = "predictor"
 
     @cached_property

@@ -291,6 +291,16 @@ def test_a_scenario_that_is_missing_is_said(learning):
     assert "lost-v1, with everybody in it" in report.html([open_results(learning)])
 
 
+def test_figures_that_cannot_be_drawn_are_said(learning):
+    """A recorded study need not keep its largest table; everything else is there."""
+    (learning / "curves.parquet").unlink()
+    page = Page(report.html([open_results(learning)]))
+    assert [tag for tag, _ in page.elements if tag == "img"] == []
+    assert "all figures: this copy of the study does not keep its table 'curves'" in "".join(page.words)
+    with pytest.raises(InputError, match=r"has no table 'curves'; rolloutbench .* makes it anew"):
+        open_results(learning).curves  # noqa: B018
+
+
 def test_numbers_of_fewer_replicates_are_said(learning):
     summary = pd.read_csv(learning / "summary.csv")
     here = (summary.allocator == "mopps") & (summary.metric == "rollouts_to_90")
