@@ -269,10 +269,12 @@ def open_store(
         raise InputError(f"out={path}: is a file")
     if os.path.isdir(path) and not (path / MANIFEST).exists() and not _is_ours(path):
         raise InputError(f"out={path}: is not empty, and holds no results of rolloutbench")
+    wanted = Manifest(study, dict(cells), [])
+    _present(path, wanted, overwrite)  # before anything is touched
     with _held(path) as made:
         store = None
         try:
-            store = Store(path, _agreed(path, Manifest(study, dict(cells), []), overwrite))
+            store = Store(path, _agreed(path, wanted, overwrite))
             yield store
         finally:
             if made and (store is None or not store.finished):
@@ -311,22 +313,30 @@ def _agreed(path: Path, wanted: Manifest, overwrite: bool) -> Manifest:
     """The manifest to go on with: the one that is there, if it is of the same cells, or the wanted one."""
     for left in path.glob(f".*{UNFINISHED}"):
         shutil.rmtree(left)
-    if (path / MANIFEST).exists():
-        found = None
-        with contextlib.suppress(Damaged):
-            found = read_manifest(path)
-        if found is not None:
-            if found.cells == wanted.cells:
-                return found
-            if not overwrite:
-                raise InputError(
-                    f"out={path}: holds another study ({difference(found.study, wanted.study)}); "
-                    "--overwrite replaces it, and keeps the cells that both have"
-                )
-            remove(path, [*found.files, *REPORT])
-            _forget(path / "cells", keep=wanted.cells)
+    found = _present(path, wanted, overwrite)
+    if found is not None and found.cells == wanted.cells:
+        return found
+    if found is not None:
+        remove(path, [*found.files, *REPORT])
+        _forget(path / "cells", keep=wanted.cells)
     write_manifest(path, wanted)
     return wanted
+
+
+def _present(path: Path, wanted: Manifest, overwrite: bool) -> Manifest | None:
+    """The manifest that is there, if it can be read. Raises InputError where it may not be replaced."""
+    if not (path / MANIFEST).exists():
+        return None
+    try:
+        found = read_manifest(path)
+    except Damaged:
+        return None
+    if found.cells != wanted.cells and not overwrite:
+        raise InputError(
+            f"out={path}: holds another study ({difference(found.study, wanted.study)}); "
+            "--overwrite replaces it, and keeps the cells that both have"
+        )
+    return found
 
 
 def _forget(cells: Path, keep: Mapping[str, Entry]) -> None:
