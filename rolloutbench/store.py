@@ -267,10 +267,11 @@ def open_store(
     path = Path(os.path.realpath(path))  # a link is followed, never replaced
     if os.path.lexists(path) and not os.path.isdir(path):  # unlike Path.is_dir, False for too long a name
         raise InputError(f"out={path}: is a file")
-    if os.path.isdir(path) and not (path / MANIFEST).exists() and not _is_ours(path):
-        raise InputError(f"out={path}: is not empty, and holds no results of rolloutbench")
     wanted = Manifest(study, dict(cells), [])
-    _present(path, wanted, overwrite)  # before anything is touched
+    if os.path.isdir(path):  # before anything is touched
+        if not _is_ours(path):
+            raise InputError(f"out={path}: is not empty, and holds no results of rolloutbench")
+        _present(path, wanted, overwrite)
     with _held(path) as made:
         store = None
         try:
@@ -282,8 +283,9 @@ def open_store(
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a directory without a manifest holds nothing but what a killed process of ours may leave."""
-    return all(found.name == LOCK or found.name.endswith(UNFINISHED) for found in path.iterdir())
+    """Whether a directory has a manifest, or nothing in it but what a killed process of ours may leave."""
+    names = [found.name for found in path.iterdir()]
+    return MANIFEST in names or all(name == LOCK or name.endswith(UNFINISHED) for name in names)
 
 
 @contextlib.contextmanager
