@@ -168,6 +168,11 @@ class PerReplicate(Allocator):
         self.hard_budget = of.hard_budget  # type: ignore[misc]
         self.one_shot = of.one_shot  # type: ignore[misc]
 
+    @property
+    def reusable(self) -> int:
+        """As many as the copies."""
+        return self.of.reusable
+
     def begin(self, setting: Setting) -> None:
         """A copy for each replicate, with a random stream of its own."""
         self.setting = setting

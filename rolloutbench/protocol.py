@@ -368,6 +368,11 @@ class Allocator(ABC):
     one_shot: ClassVar[bool] = False
     """True: counts and weights are fixed before this step's rewards, and every rollout is trained on."""
 
+    @property
+    def reusable(self) -> int:
+        """How many of a prompt's newest successes it may reuse: so many does a real run keep."""
+        return 0
+
     def begin(self, setting: Setting) -> None:
         """Start afresh in this setting. Called once, before the first step."""
         self.setting = setting
@@ -432,6 +437,16 @@ class Ledger:
         if self._merged is None and self.step_outcomes:
             self._merged = Outcomes.merged(self.step_outcomes)
         return self._merged
+
+    def state_dict(self) -> State:
+        """All totals, between two steps."""
+        names = "generated", "trained", "stages", "prompts", "held_successes", "held_failures", "solved"
+        return {name: getattr(self, name) for name in names} | {"discarded": dict(self.discarded)}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue where `state_dict` was taken."""
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def open_step(self) -> None:
         """A new training step begins."""

@@ -56,6 +56,11 @@ class AR3PO(Allocator):
     capacity: Annotated[int, Field(ge=1, le=1024)] = 4
     max_age: Annotated[int, Field(ge=1)] | None = None
 
+    @property
+    def reusable(self) -> int:
+        """`capacity`, where it reuses."""
+        return self.capacity if self.reuse else 0
+
     def begin(self, setting: Setting) -> None:
         """Start afresh: no success is stored."""
         self.setting = setting

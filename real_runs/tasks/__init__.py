@@ -1,0 +1,91 @@
+"""Tasks: prompts, and a verifier that rewards responses to them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Annotated, Any, ClassVar, Self
+
+import numpy as np
+from pydantic import BeforeValidator
+
+from rolloutbench.protocol import FloatArray, InputError, IntArray
+from rolloutbench.registry import Registry
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prompt's text, the answer's, and how hard it was made, where that is known (its length, say)."""
+
+    prompt: str
+    answer: str
+    level: float = float("nan")
+    entry: Mapping[str, Any] = field(default_factory=dict)
+    """What else the task's own verifier needs."""
+
+
+class Verifier:
+    """Scores responses. A context, since some hold processes that must end."""
+
+    failed: int = 0
+    """Responses so far whose verification raised, hung or died: they scored NaN."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give up what is held."""
+
+    def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> FloatArray:
+        """Raw rewards (N,) in [0, 1] of responses to problems (both N); NaN where the verifier failed."""
+        raise NotImplementedError
+
+
+class Task(ABC):
+    """Where prompts come from. Registered tasks are pydantic dataclasses, so their fields are checked."""
+
+    max_new_tokens: int
+    """Responses are cut there."""
+    threshold: float
+    """Reward 1 is a raw reward of at least this."""
+    alphabet: ClassVar[str] = "\n" + "".join(map(chr, range(ord(" "), ord("~") + 1)))
+    """Characters of its prompts and answers, for tokenizers of characters; by default those of ASCII."""
+
+    @abstractmethod
+    def problems(self, seed: np.random.SeedSequence) -> tuple[list[Problem], list[Problem]]:
+        """Training pool and held-out problems, disjoint; the same for the same seed."""
+
+    @abstractmethod
+    def verifier(self) -> Verifier:
+        """A new one."""
+
+    def examples(self, rng: np.random.Generator, count: int) -> list[Problem]:
+        """Fresh problems for supervised warm-up. Raises InputError where a task has none."""
+        raise InputError(
+            f"task {type(self).__name__} makes no fresh examples for a supervised warm-up: "
+            "give a model that was trained before"
+        )
+
+
+def rewards(raw: FloatArray, threshold: float) -> IntArray:
+    """Rewards 0 or 1 (N,) of raw rewards (N,): 1 at or above the threshold. NaN, a failed verifier, is 0."""
+    return (raw >= threshold).astype(np.int64)
+
+
+tasks: Registry[Task] = Registry(
+    "task",
+    {
+        "sorting": "real_runs.tasks.sorting:Sorting",
+        "reasoning_gym": "real_runs.tasks.reasoning_gym:ReasoningGym",
+        "jsonl": "real_runs.tasks.jsonl:JsonLines",
+    },
+    group="rolloutbench.tasks",
+)
+TaskSpec = Annotated[Task, BeforeValidator(tasks.create)]

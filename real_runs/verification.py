@@ -1,0 +1,227 @@
+"""Verifiers that may hang, raise or die: in processes of their own, at the cost of one rollout each time.
+
+A worker is a process with a pipe to itself. It is sent one response at a time, and killed and replaced
+when the answer does not come in time. No queue or lock is shared: a worker that dies while it holds one
+stops all others (as in the pool of pebble, github.com/noxdafox/pebble/issues/163), and the pools of
+concurrent.futures and loky end every worker with the first that dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Annotated, Self, TypeAlias
+
+import loky
+import loky.backend
+import numpy as np
+from pydantic import Field
+
+from real_runs.tasks import Problem, Verifier
+from rolloutbench.protocol import FloatArray, InputError
+
+Score: TypeAlias = Callable[[Problem, str], float]
+"""The raw reward in [0, 1] of a response to a problem."""
+
+Timeout: TypeAlias = Annotated[float, Field(gt=0, le=86_400)]
+"""Seconds for one response."""
+Workers: TypeAlias = Annotated[int, Field(ge=1, le=1024)] | None
+"""Processes; None is one for each core, at most 8."""
+
+STARTING = 300.0
+"""Seconds in which a worker must have made its verifier, imports and all."""
+STARTS = 3
+"""How many workers in a row may die on the way there."""
+MEMORY = 4 * 2**30
+"""Bytes that a worker may hold (Linux): 9^(9^9) is an easy answer to write and raises MemoryError here."""
+
+
+class PooledVerifier(Verifier):
+    """Scores responses in worker processes, with `timeout` seconds for each response.
+
+    `make` is called once in each worker and gives the scoring function, so whatever that needs is imported
+    and built there, and on nobody's time. It must be importable by name: a function at the top of a module
+    that is not the script, or a `functools.partial` of one. A response whose scoring raises, takes too
+    long, kills its process or gives no number in [0, 1] scores NaN and adds to `failed`.
+    """
+
+    def __init__(self, make: Callable[[], Score], timeout: float = 5.0, workers: int | None = None) -> None:
+        self.make, self.timeout = make, timeout
+        self.workers = workers or min(int(loky.cpu_count()), 8)
+        self._pool: list[_Worker] = []
+        self._deaths = 0  # of workers that were starting, in a row
+
+    def __enter__(self) -> Self:
+        self._fill()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End all workers."""
+        for worker in self._pool:
+            worker.end()
+        self._pool.clear()
+
+    def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> FloatArray:
+        """Raw rewards (N,) in [0, 1] of responses to problems (both N); NaN where the verifier failed.
+
+        Raises InputError where the verifier cannot be made, RuntimeError where no worker lives to make it.
+        """
+        if len(problems) != len(responses):
+            raise ValueError(f"{len(responses)} responses to {len(problems)} problems")
+        raw = np.full(len(problems), np.nan)
+        waiting = deque(range(len(problems)))
+        try:
+            self._fill()
+            while waiting or any(worker.row is not None for worker in self._pool):
+                for worker in self._pool:
+                    if waiting and worker.ready and worker.row is None:
+                        row = waiting.popleft()
+                        worker.send(row, problems[row], responses[row], self.timeout)
+                for worker in _due(self._pool):
+                    row_or_none = worker.row
+                    score = self._heard_from(worker)
+                    if row_or_none is not None:
+                        raw[row_or_none] = score
+                self._fill()
+        except BaseException:
+            self.__exit__(None, None, None)  # what is under way there belongs to nobody now
+            raise
+        self.failed += int(np.isnan(raw).sum())
+        return raw
+
+    def _fill(self) -> None:
+        """As many workers as there should be; the dead are replaced."""
+        for worker in [worker for worker in self._pool if not worker.process.is_alive()]:
+            # Where a response or a reason not to start may be on its way, it is heard first.
+            if worker.row is None and (worker.ready or not worker.connection.poll()):
+                self._drop(worker)
+        while len(self._pool) < self.workers:
+            self._pool.append(_Worker(self.make, self.timeout))
+
+    def _heard_from(self, worker: _Worker) -> float:
+        """The score that it sends; NaN where it has none, is dead or late, and must be replaced."""
+        try:
+            if not worker.connection.poll():
+                raise TimeoutError
+            said = worker.connection.recv()
+        except (EOFError, OSError):
+            self._drop(worker)
+            return math.nan
+        if isinstance(said, Exception):
+            raise said
+        if not worker.ready:
+            worker.ready, self._deaths = True, 0
+        worker.row, worker.deadline = None, math.inf
+        return float(said)
+
+    def _drop(self, worker: _Worker) -> None:
+        worker.end()
+        self._pool.remove(worker)
+        self._deaths += not worker.ready
+        if self._deaths >= STARTS:
+            raise RuntimeError(
+                f"{STARTS} verifier processes in a row ended or were not ready within {STARTING:g} s of "
+                f"their start (the last with exit code {worker.process.exitcode})"
+            )
+
+
+class _Worker:
+    """One process, what it is at (the row of a response, if any) and when that must be done."""
+
+    def __init__(self, make: Callable[[], Score], timeout: float) -> None:
+        context = loky.backend.get_context("loky")  # a fresh interpreter that does not run the script again
+        self.connection, there = context.Pipe()
+        self.process = context.Process(target=_work, args=(make, timeout, there), daemon=True)
+        with _interrupts_ignored():
+            self.process.start()
+        there.close()  # so that this side reads the end when the process is gone
+        self.ready = False
+        self.row: int | None = None
+        self.deadline = time.monotonic() + STARTING
+
+    def send(self, row: int, problem: Problem, response: str, timeout: float) -> None:
+        self.row, self.deadline = row, time.monotonic() + timeout
+        with contextlib.suppress(OSError):  # it is dead, which will be heard
+            self.connection.send((problem, response))
+
+    def end(self) -> None:
+        if self.process.pid is not None and self.process.is_alive():
+            os.kill(self.process.pid, signal.SIGKILL)  # it may be deep in C, and holds nothing
+        self.process.join()
+        self.connection.close()
+
+
+def _due(pool: Sequence[_Worker]) -> list[_Worker]:
+    """Workers that have something to say, are dead or are late, as soon as there are any."""
+    patience = min(worker.deadline for worker in pool) - time.monotonic()
+    heard = wait([worker.connection for worker in pool], None if math.isinf(patience) else max(patience, 0))
+    now = time.monotonic()
+    return [worker for worker in pool if worker.connection in heard or worker.deadline <= now]
+
+
+def _work(make: Callable[[], Score], timeout: float, connection: Connection) -> None:
+    """The life of a worker: None once ready, or why it never will be; then a score for each response."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(2, 1)  # what verifiers print is no part of this program's output
+    warnings.simplefilter("ignore")  # of what responses made of the libraries that read them
+    _bound_memory()
+    with contextlib.suppress(EOFError, OSError):  # the other side is gone
+        try:
+            score = make()
+        except InputError as error:
+            connection.send(error)
+            return
+        except Exception as error:
+            connection.send(RuntimeError(f"a verifier cannot be made: {type(error).__name__}: {error}"))
+            return
+        connection.send(0.0)
+        while True:
+            problem, response = connection.recv()
+            # Killed by the system, wherever it hangs, when there is nobody left to do it.
+            signal.setitimer(signal.ITIMER_REAL, 3 * timeout)
+            raw = _number(score, problem, response)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(raw)
+
+
+def _number(score: Score, problem: Problem, response: str) -> float:
+    try:
+        raw = float(score(problem, response))
+    except Exception:
+        return math.nan
+    return raw if 0 <= raw <= 1 else math.nan
+
+
+def _bound_memory() -> None:
+    import resource  # there is none on Windows
+
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """A process started here ignores Ctrl-C from its first moment: it is for this one to answer."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
