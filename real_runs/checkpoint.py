@@ -19,7 +19,7 @@ SEPARATOR = "\t"
 
 
 def save(path: Path, state: State) -> None:
-    """All of it or nothing, whenever the process is killed."""
+    """All of it or nothing, whenever the process is killed. Raises InputError where it cannot be written."""
     numpy_format = need("safetensors.numpy", "llm")
     arrays: dict[str, npt.NDArray[Any]] = {}
     others: dict[str, Any] = {}
@@ -30,8 +30,11 @@ def save(path: Path, state: State) -> None:
                 others[name + SEPARATOR] = "scalar"
         else:
             others[name] = value.item() if isinstance(value, np.generic) else value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, numpy_format.save(arrays, {"state": json.dumps(others)}))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, numpy_format.save(arrays, {"state": json.dumps(others)}))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def load(path: Path) -> State:

@@ -73,6 +73,8 @@ class RealRun(Environment):
         self.counts, self.totals = CountsBySuccess(1), Totals(1)
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.tokens = self.unverified = 0
+        self.unpaid = 0.0
+        """Seconds in which an oracle measured, within those of its allocator."""
         self.step = 0
         self._held = Held(reusable)
         self._sampled: list[Rollouts] = []
@@ -107,11 +109,12 @@ class RealRun(Environment):
         return rollouts, sampled.source
 
     def pass_rates(self, prompts: IntArray, trials: int) -> FloatArray:
-        """Success probabilities (1, B) of prompts (1, B), measured by `trials` rollouts that nobody pays for."""
-        unpaid = self.seconds.copy(), self.unverified
+        """Success probabilities (1, B) of prompts (1, B), measured by `trials` unpaid rollouts each."""
+        started, before = time.perf_counter(), (self.seconds.copy(), self.unverified)
         known = np.maximum(prompts[0], 0)
         rollouts, source = self.sample(known, np.full(len(known), trials))
-        self.seconds, self.unverified = unpaid
+        self.seconds, self.unverified = before
+        self.unpaid += time.perf_counter() - started
         return (np.bincount(source, rollouts.rewards, len(known)) / trials)[None]
 
     def update(self, groups: Groups) -> dict[str, FloatArray]:

@@ -72,6 +72,9 @@ class ModelSpec(ABC):
         Raises InputError where it cannot be had.
         """
 
+    def check(self, task: Task) -> None:  # noqa: B027 - most can only be known by loading
+        """Raises InputError where it is known, without loading anything, that it cannot be had."""
+
 
 models: Registry[ModelSpec] = Registry(
     "model",
@@ -128,6 +131,10 @@ class Tiny(ModelSpec):
     learning_rate: Annotated[float, Field(gt=0)] = 4e-3
     seed: Annotated[int, Field(ge=0)] = 0
 
+    def check(self, task: Task) -> None:
+        """The task must make examples."""
+        task.examples(np.random.default_rng(self.seed), 1)
+
     def load(self, task: Task, device: str, cache: Path) -> LanguageModel:
         """From the cache, or made now; processes that start together make it once.
 
@@ -142,6 +149,8 @@ class Tiny(ModelSpec):
                     self._make(task, device, place)
         except OSError as error:
             raise InputError(f"cache {place}: {error.strerror or error}") from None
+        except need("safetensors", "llm").SafetensorError as error:  # its name for a full disk
+            raise InputError(f"cache {place}: {error}") from None
         return _opened(place, device)
 
     def _name(self, task: Task, device: str) -> str:
@@ -212,16 +221,28 @@ class Tiny(ModelSpec):
 class HuggingFace(ModelSpec):
     """A causal language model of a local Hugging Face directory or of the hub; safetensors only."""
 
-    path: str
+    path: str = ""
     chat: bool = False
     """Whether prompts are put into the tokenizer's chat template."""
+
+    def check(self, task: Task) -> None:
+        """A directory must be that of a model; the hub is not asked."""
+        here = self._here()
+        if here is not None:
+            _check(here)
+
+    def __post_init__(self) -> None:
+        """There is no model that goes without saying."""
+        if not self.path:
+            raise InputError("model 'hf' needs a directory or a name on the hub: hf[path=NAME_OR_DIR]")
 
     def load(self, task: Task, device: str, cache: Path) -> LanguageModel:
         """From its directory, or downloaded by huggingface_hub into its own cache."""
         _check_device(device)
         return _opened(self._directory(), device, self.chat)
 
-    def _directory(self) -> Path:
+    def _here(self) -> Path | None:
+        """The directory, or None where it is a name on the hub."""
         here = Path(self.path).expanduser()
         if here.is_dir():
             return here
@@ -229,6 +250,12 @@ class HuggingFace(ModelSpec):
             raise InputError(f"path={self.path}: a directory is expected, not a file")
         if here.is_absolute() or self.path.startswith((".", "~")) or self.path.count("/") > 1:
             raise InputError(f"path={self.path}: no such directory")
+        return None
+
+    def _directory(self) -> Path:
+        here = self._here()
+        if here is not None:
+            return here
         hub = need("huggingface_hub", "llm")
         wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
         try:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import filelock
 import numpy as np
+import pandas as pd
 
 from real_runs import checkpoint
 from real_runs.engines import Engine, engine
 from real_runs.models import LanguageModel, features
 from real_runs.rollouts import Prompt
 from real_runs.settings import RealScenario
-from real_runs.tasks import Problem, Verifier, rewards
+from real_runs.tasks import Problem, Verifier, problems, rewards
 from rolloutbench.experiment import describe, source_digest
 from rolloutbench.protocol import FeatureArray, FloatArray, IntArray
 
@@ -53,11 +54,6 @@ class Prepared:
     features: FeatureArray
 
 
-def problems(scenario: RealScenario, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """Training pool and held-out problems: the same for all allocators and replicates of a study."""
-    return scenario.task.problems(np.random.SeedSequence(seed, spawn_key=(0,)))
-
-
 def new_engine(scenario: RealScenario, model: LanguageModel, seed: int) -> Engine:
     """The scenario's engine."""
     return engine(
@@ -72,12 +68,9 @@ def new_engine(scenario: RealScenario, model: LanguageModel, seed: int) -> Engin
 def prepare(scenario: RealScenario, seed: int, cache: Path) -> Prepared:
     """Load or warm up the model, and measure the prompts where that was not done before."""
     model = scenario.model.load(scenario.task, scenario.device, cache)
-    both = problems(scenario, seed)
+    both = problems(scenario.task, seed)
     trials = scenario.initial_rollouts, scenario.initial_rollouts * HELD_OUT_TIMES
-    what = scenario.task, scenario.model, scenario.engine, scenario.device, scenario.temperature
-    content = [describe([*what, scenario.initial_rollouts, seed]), source_digest("real_runs")]
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-    path = cache / "pass_rates" / f"{key}.safetensors"
+    path = _measured(scenario, seed, cache)
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_suffix(".lock")):
         if not path.exists():
@@ -96,6 +89,32 @@ def prepare(scenario: RealScenario, seed: int, cache: Path) -> Prepared:
     return Prepared(model, train, held_out, features(model, both[0])[None])
 
 
+def pass_rates(scenario: RealScenario, seed: int, cache: Path) -> pd.DataFrame:
+    """Of the training prompts before training, as `prepare` measured them: prompt, pass_rate, trials."""
+    path = _measured(scenario, seed, cache)
+    if not path.exists():  # the runs were made elsewhere
+        prepare(scenario, seed, cache)
+    successes = checkpoint.load(path)["train"]
+    trials = scenario.initial_rollouts
+    columns = {"prompt": np.arange(len(successes)), "pass_rate": successes / trials, "trials": trials}
+    return pd.DataFrame(columns)
+
+
+def _measured(scenario: RealScenario, seed: int, cache: Path) -> Path:
+    """Where the measurements of these prompts by this model are kept."""
+    what = (
+        scenario.task,
+        scenario.data,
+        scenario.model,
+        scenario.engine,
+        scenario.device,
+        scenario.temperature,
+    )
+    content = [describe([*what, scenario.initial_rollouts, seed]), source_digest("real_runs")]
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    return cache / "pass_rates" / f"{key}.safetensors"
+
+
 def successes(
     scenario: RealScenario,
     model: LanguageModel,
@@ -108,8 +127,7 @@ def successes(
     prompts = [model.encode(problem.prompt) for problem in of]
     sampled = sampler.generate(prompts, np.full(len(of), trials))
     responses = [
-        model.decode(tokens[:length])
-        for tokens, length in zip(sampled.tokens, sampled.lengths, strict=True)
+        model.decode(tokens[:length]) for tokens, length in zip(sampled.tokens, sampled.lengths, strict=True)
     ]
     raw = verifier.score([of[place] for place in sampled.source], responses)
     given = rewards(raw, scenario.task.threshold)

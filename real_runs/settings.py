@@ -24,7 +24,8 @@ class PPO:
     `clip_low`, `clip_high`: of the ratio. `epochs`: passes over the batch, an optimizer step each.
     `truncation`: most weight of a token whose sampler's probability differs from the trainer's. `stale`:
     rollouts kept from earlier steps have the ratio 1 (`recomputed`) or that to the policy that sampled
-    them (`recorded`). `micro_batch`: most tokens, padding included, that are differentiated at once.
+    them (`recorded`). `micro_batch`: most tokens, padding included, that are differentiated at once;
+    results depend on it in rounding only, so it is no part of a run's name.
     """
 
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
@@ -39,7 +40,7 @@ class PPO:
     kl: Annotated[float, Field(ge=0)] = 0.0
     truncation: Annotated[float, Field(ge=1)] = 2.0
     stale: Literal["recomputed", "recorded"] = "recomputed"
-    micro_batch: Annotated[int, Field(ge=1)] = 16_384
+    micro_batch: Annotated[int, Field(ge=1)] = field(default=16_384, compare=False)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
@@ -53,7 +54,8 @@ class RealScenario:
 
     `initial_rollouts` and `evaluation_rollouts`: of each training and held-out prompt before training,
     and of each held-out prompt at an evaluation. They are measurements: nobody pays for them. `probe`:
-    rollouts by which an `oracle` predictor has p measured, unpaid too, so it is an upper bound.
+    rollouts by which an `oracle` predictor has p measured, unpaid too, so it is an upper bound. `data`:
+    hash of the problems, which a file or another version of a library may change.
     """
 
     task: TaskSpec = "sorting"  # type: ignore[assignment]
@@ -69,6 +71,7 @@ class RealScenario:
     evaluation_rollouts: Annotated[int, Field(ge=8)] = 8
     initial_rollouts: Annotated[int, Field(ge=8)] = 16
     probe: Annotated[int, Field(ge=1)] = 32
+    data: str = field(default="", repr=False)
     model_name: str = field(default="tiny", compare=False)
 
     @property

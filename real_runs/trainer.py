@@ -128,10 +128,12 @@ class Trainer:
         return min(1.0, (self.steps + 1) / max(self.settings.warmup_steps, 1))
 
     def _starts(self, batch: Batch) -> list[torch.Tensor]:
-        with torch.no_grad():
-            return [
-                self._logprobs(self.model.network, batch[rows]).clone() for rows in self._micro_batches(batch)
-            ]
+        starts = []
+        for rows in self._micro_batches(batch):
+            part = batch[rows]
+            with self._enough_memory(part), torch.no_grad():
+                starts.append(self._logprobs(self.model.network, part))
+        return starts
 
     def _objective(
         self, part: Batch, now: torch.Tensor, start: torch.Tensor

@@ -10,9 +10,9 @@ measured, and never the same twice.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pandas as pd
 
 from real_runs.settings import RealScenario, TrainerAggregation
 from rolloutbench.allocators.uniform import Uniform
-from rolloutbench.experiment import describe, source_digest
+from rolloutbench.experiment import identify
 from rolloutbench.loop import begin, run_step
 from rolloutbench.metrics import HORIZON, REFERENCE, accuracy_by_bin
 from rolloutbench.optional import need
@@ -78,25 +78,12 @@ class TrainingCell:
         """Where its checkpoint and progress are, while it runs."""
         if self.runs is None:
             return None
-        content = json.dumps([describe(self), source_digest("real_runs")], sort_keys=True)
-        return self.runs / hashlib.sha256(content.encode()).hexdigest()[:32]
+        (key,) = identify([self])[0]  # that of its results: a checkpoint of other code is not continued
+        return self.runs / key
 
     def run(self) -> pd.DataFrame:
         """The curves: one row for each evaluation, sums since the start. See rolloutbench/metrics.py."""
-        torch = need("torch", "llm")
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # two were at times 15 times slower
-        try:
-            return self._run()
-        finally:
-            torch.set_num_threads(threads)
-
-    def _run(self) -> pd.DataFrame:
-        from real_runs.preparation import prepare
-
-        prepared = prepare(self.scenario, self.seed, self.cache)
-        with self.scenario.task.verifier() as verifier:
-            run = _Run(self, prepared, verifier)
+        with started(self) as run:
             rows, seconds = run.followed()
         keys = {
             "scenario": self.scenario_name,
@@ -122,7 +109,23 @@ class TrainingCell:
         return np.random.SeedSequence(self.seed, spawn_key=(self.replicate, purpose + 100 * self.reference))
 
 
-class _Run:
+@contextlib.contextmanager
+def started(cell: TrainingCell) -> Iterator[Run]:
+    """A cell's run before its first step, on one thread: two were at times 15 times slower."""
+    torch = need("torch", "llm")
+    from real_runs.preparation import prepare
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        prepared = prepare(cell.scenario, cell.seed, cell.cache)
+        with cell.scenario.task.verifier() as verifier:
+            yield Run(cell, prepared, verifier)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Run:
     """A cell under way: environment, allocator, rows so far."""
 
     def __init__(self, cell: TrainingCell, prepared: Any, verifier: Any) -> None:
@@ -168,14 +171,21 @@ class _Run:
         self._resume()
         if not self.rows:
             self._evaluate()
-        while environment.step < MOST_STEPS * scenario.steps and environment.ledger.generated[0] < enough:
-            self.allocator_seconds += run_step(environment, self.allocator).allocator_seconds
-            ended = environment.ledger.generated[0] >= enough
+        most = MOST_STEPS * scenario.steps
+        while environment.step < most and environment.ledger.generated[0] < enough:
+            self.step()
+            ended = environment.step == most or environment.ledger.generated[0] >= enough
             if environment.step % scenario.evaluate_every == 0 or ended:
                 self._evaluate()
             if environment.step % self.cell.checkpoint_every == 0 or ended:
                 self._save()
         return self.rows, self.allocator_seconds / max(environment.step, 1)
+
+    def step(self) -> None:
+        """One training step."""
+        measuring = self.environment.unpaid
+        self.allocator_seconds += run_step(self.environment, self.allocator).allocator_seconds
+        self.allocator_seconds -= self.environment.unpaid - measuring
 
     def _evaluate(self) -> None:
         """One row: accuracy on held-out prompts, and all sums so far."""
@@ -194,7 +204,10 @@ class _Run:
             "steps": float(environment.step),
             "accuracy": float((k / trials).mean()),
             "pass_at_8": float(pass_at(PASS_AT, k, trials).mean()),
-            **{n: float(v[0]) for n, v in accuracy_by_bin((k / trials)[None], held_out.pass_rates[None]).items()},
+            **{
+                n: float(v[0])
+                for n, v in accuracy_by_bin((k / trials)[None], held_out.pass_rates[None]).items()
+            },
             "cosine": float("nan"),  # nobody knows the true gradient
             "seconds": seconds + self.allocator_seconds,
             "seconds_allocation": self.allocator_seconds,
@@ -247,7 +260,8 @@ class _Run:
 def pass_at(k: int, successes: IntArray, trials: int) -> FloatArray:
     """Chance that one of k of the `trials` is a success, unbiased (Chen et al., arXiv 2107.03374, eq. 1)."""
     failures = (trials - successes)[:, None] - np.arange(k)
-    return 1 - np.prod(np.maximum(failures, 0) / (trials - np.arange(k)), axis=1)
+    chance: FloatArray = 1 - np.prod(np.maximum(failures, 0) / (trials - np.arange(k)), axis=1)
+    return chance
 
 
 def training_cells(
@@ -264,7 +278,16 @@ def training_cells(
     runs += [(name, allocator, False) for name, allocator in allocators.items()]
     return [
         TrainingCell(
-            scenario_name, scenario, name, allocator, estimator, aggregation, seed, replicate, reference, **where
+            scenario_name,
+            scenario,
+            name,
+            allocator,
+            estimator,
+            aggregation,
+            seed,
+            replicate,
+            reference,
+            **where,
         )
         for scenario_name, scenario in scenarios.items()
         for name, allocator, reference in runs

@@ -1,7 +1,9 @@
-"""The command line: `rolloutbench list`, `solve`, `compare`, `predict`, `show`, `diff`, `merge`, `report`."""
+"""The command line: `rolloutbench list`, `solve`, `compare`, `predict`, `train`, `record`, `fit`, `validate`,
+`show`, `diff`, `merge`, `report`."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -18,29 +20,45 @@ import pandas as pd
 import typer
 from pydantic import ValidationError
 
+from real_runs.models import models
+from real_runs.settings import trainers
+from real_runs.tasks import tasks
 from rolloutbench import __version__, tables
 from rolloutbench.allocators import allocators
-from rolloutbench.config import QUICK, Comparison, Prediction, merged
+from rolloutbench.config import (
+    QUICK,
+    TRAINING_ALLOCATORS,
+    Comparison,
+    Description,
+    Prediction,
+    Training,
+    merged,
+)
 from rolloutbench.difference import as_json as difference_as_json
 from rolloutbench.difference import compare_studies
 from rolloutbench.difference import tables as difference_tables
 from rolloutbench.estimators import estimators
 from rolloutbench.executors import Executor, Local, Ray, cores, memory_per_worker
 from rolloutbench.experiment import Part
+from rolloutbench.fitting import fit
 from rolloutbench.metrics import BASELINE, METRICS
 from rolloutbench.objectives import objectives
 from rolloutbench.predictors import predictors
-from rolloutbench.progress import Interrupted, Progress
+from rolloutbench.progress import Interrupted, Progress, TrainingProgress
 from rolloutbench.protocol import MOST_ROLLOUTS, FloatArray, InputError, ProtocolError
 from rolloutbench.registry import Entry, Registry
 from rolloutbench.results import Results, open_results, study_in
 from rolloutbench.solvers import SOLVERS, Allocation, Problem, solve
 from rolloutbench.solvers.reference import reference
-from rolloutbench.store import Store
+from rolloutbench.store import Store, write_whole
 from rolloutbench.studies import Study
 from rolloutbench.sweep import carry_out
 from rolloutbench.sweep import merge as merge_studies
 from rolloutbench.tabular import column, read_table
+from rolloutbench.validation import as_json as validation_as_json
+from rolloutbench.validation import tables as validation_tables
+from rolloutbench.validation import validate as validate_studies
+from rolloutbench.validation import write as write_validation
 from simulators.optimizers import optimizers
 from simulators.pools import difficulties
 from simulators.scenarios import DEFAULT_SCENARIOS, scenarios
@@ -52,6 +70,9 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "objective": objectives,
     "estimator": estimators,
     "scenario": scenarios,
+    "task": tasks,
+    "model": models,
+    "trainer": trainers,
     "difficulty": difficulties,
     "optimizer": optimizers,
 }
@@ -134,8 +155,8 @@ Scenarios = Annotated[
     typer.Option(
         "--scenario",
         "-s",
-        help="Repeatable; see `list scenario`, or `all`, or `all-snapshots`. "
-        f"Default: {', '.join(DEFAULT_SCENARIOS)}.",
+        help="Repeatable; see `list scenario`, or `all`, or `all-snapshots`, or `replay:PATH` of a score "
+        f"bank. Default: {', '.join(DEFAULT_SCENARIOS)}.",
         show_default=False,
         metavar="SPEC",
     ),
@@ -446,12 +467,15 @@ def compare(
 
     Scenarios whose names begin with `snapshot-` ask a smaller question exactly: how good is the gradient
     that an allocator buys in one step at frozen success probabilities? `--snapshot` runs four of them.
+    `replay:PATH` asks it of a language model, by its recorded rollouts.
 
     What is finished is kept: the same command goes on where it was stopped or killed.
 
     `rolloutbench compare -a vip -a dapo[carry=true] -s u-shaped-v1 --learning-rates 0.5,1,2`
 
     `rolloutbench compare --snapshot -a vip -a knapsack[predictor=oracle] --estimator dr_grpo`
+
+    `rolloutbench compare -s replay:bank.parquet -a dapo -a vip`
 
     `rolloutbench compare --config study.toml --executor ray --out sweep`
     """
@@ -474,7 +498,8 @@ def compare(
         "trials": trials,
     }
     options = _Options(jobs, memory, executor, address, out, overwrite, force, retry_failed, as_json)
-    _carry_out(Comparison.of(_without_none(given), config), options)
+    description = Comparison.of(_without_none(given), config)
+    _carry_out(description, options, description.made())
 
 
 @app.command()
@@ -533,7 +558,234 @@ def predict(
         "sort": sort,
     }
     options = _Options(jobs, memory, executor, address, out, overwrite, force, retry_failed, as_json)
-    _carry_out(Prediction.of(_without_none(given), config), options)
+    description = Prediction.of(_without_none(given), config)
+    _carry_out(description, options, description.made())
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            help="TOML file with the study: these options as keys, with underscores. Options given win.",
+            show_default=False,
+        ),
+    ] = None,
+    allocator: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allocator",
+            "-a",
+            help="Repeatable; see `list allocator`. `uniform` is always in. Default: "
+            f"{', '.join(TRAINING_ALLOCATORS)}.",
+            show_default=False,
+            metavar="SPEC",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Prompts and verifier: see `list task`.", show_default="sorting", metavar="SPEC"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="`tiny[...]`, made and warmed up here, or `hf[path=DIRECTORY or hub name]`.",
+            show_default="tiny",
+            metavar="SPEC",
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["transformers", "vllm"] | None,
+        typer.Option(help="What samples the rollouts.", show_default="transformers"),
+    ] = None,
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            help="`ppo[learning_rate=1e-4,kl=0.01,...]`: see `list trainer`.",
+            show_default="ppo",
+            metavar="SPEC",
+        ),
+    ] = None,
+    estimator: EstimatorName = None,
+    aggregation: Annotated[
+        Literal["prompt", "rollout", "token"] | None,
+        typer.Option(
+            help="The loss is a mean over prompts, over all rollouts, or over all tokens.",
+            show_default="prompt",
+        ),
+    ] = None,
+    prompts: Annotated[
+        int | None, typer.Option(help="Prompts per step.", min=2, max=1_000_000, show_default="64")
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Rollouts per prompt on average.", min=1, max=10_000, show_default="8"),
+    ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(help="Rollouts per step, instead of --group-size.", min=2, show_default=False),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Training steps of uniform. Everybody is followed until 1.5 times their rollouts are paid.",
+            min=1,
+            max=1_000_000,
+            show_default="100",
+        ),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of sampling.", show_default="1")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of each allocator.", min=2, max=1_000_000, show_default="3")
+    ] = None,
+    seed: Seed = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="Metric that ranks: see `list metric`.", show_default="area_over_rollouts"),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"] | None,
+        typer.Option(help="`auto`: the GPU, where there is one.", show_default="auto"),
+    ] = None,
+    checkpoint_every: Annotated[
+        int, typer.Option(help="Steps; a killed run goes on from there.", min=1)
+    ] = 10,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Event files of every run in OUT/runs.")
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Runs side by side.", min=1, show_default="all cores; on a GPU 1"),
+    ] = None,
+    out: Out = Path("rolloutbench-train"),
+    overwrite: Overwrite = False,
+    force: Force = False,
+    retry_failed: RetryFailed = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a language model with each allocator, for real: RLVR with the same objects as in `compare`.
+
+    Every allocator starts from the same model and meets the same prompts; every rollout that it has
+    sampled is on the bill. Prints and writes what `compare` does, with measured seconds, and
+    what they were spent on. Needs the extra `llm`: torch and transformers.
+
+    A run writes a checkpoint every few steps: the same command goes on where it was stopped or killed.
+
+    `rolloutbench train -a vip -a ar3po --steps 60`
+
+    `rolloutbench train --task "reasoning_gym[dataset=chain_sum]" --model "hf[path=Qwen/Qwen2.5-0.5B]"
+    --engine vllm --device cuda`
+    """
+    given = {
+        "allocators": allocator,
+        "task": task,
+        "model": model,
+        "engine": engine,
+        "trainer": trainer,
+        "estimator": estimator,
+        "aggregation": aggregation,
+        "prompts": prompts,
+        "group_size": group_size,
+        "budget": budget,
+        "steps": steps,
+        "temperature": temperature,
+        "replicates": seeds,
+        "seed": seed,
+        "sort": sort,
+        "device": device,
+    }
+    description = Training.of(_without_none(given), config)
+    made = description.made()
+    description.check(made)
+    study = dataclasses.replace(
+        made, runs=out / "runs", checkpoint_every=checkpoint_every, tensorboard=tensorboard
+    )
+    (scenario,) = study.scenarios.values()
+    on_gpu = scenario.device == "cuda"
+    # A limit on address space would stop CUDA, which reserves far more than it uses.
+    memory = UNLIMITED if on_gpu else None
+    jobs = jobs or (1 if on_gpu else None)
+    options = _Options(jobs, memory, "local", "auto", out, overwrite, force, retry_failed, as_json)
+    _carry_out(description, options, study, TrainingProgress)
+    if not (out / "pass_rates.parquet").exists():
+        from real_runs.preparation import pass_rates  # with torch, which takes seconds
+
+        pass_rates(scenario, study.seed, study.cache).to_parquet(out / "pass_rates.parquet", index=False)
+
+
+UNLIMITED = float("inf")
+"""Memory of a process."""
+
+
+@app.command()
+def record(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="TOML file of a `train` study: task, model, trainer ...", show_default=False),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="See `list task`.", show_default="sorting")] = None,
+    model: Annotated[str | None, typer.Option(help="See `list model`.", show_default="tiny")] = None,
+    allocator: Annotated[
+        str | None,
+        typer.Option("--allocator", "-a", help="Whose training is recorded.", show_default=BASELINE),
+    ] = None,
+    at_steps: Annotated[
+        str, typer.Option(help="Training steps after which scores are taken: `0,50,100`.", metavar="STEPS")
+    ] = "0",
+    pool: Annotated[int, typer.Option(help="Prompts that are recorded, of the training pool.", min=2)] = 500,
+    rollouts: Annotated[int, typer.Option(help="Of each prompt.", min=4, max=10_000)] = 32,
+    dimensions: Annotated[
+        int, typer.Option(help="Numbers in a score's sketch: a multiple of 64.", min=64, max=65_536)
+    ] = 256,
+    seed: Seed = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(show_default="auto")] = None,
+    out: Annotated[Path, typer.Option(help="Directory for the bank, tables and plot.")] = Path(
+        "rolloutbench-record"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Record a score bank: rewards and gradients of single rollouts of a language model.
+
+    A score is the gradient of a response's log-probability, kept as a sketch of a few hundred numbers and
+    its length. `compare -s replay:OUT/bank.parquet` then compares any allocator on this model's real
+    gradients, in seconds. Prints the tests of the assumption that VIP's formulas rest on, and how well they
+    predict the measured variance of a prompt's gradient.
+
+    `rolloutbench record --task sorting --at-steps 0,100 --pool 200`
+    """
+    from real_runs import recording  # with torch, which takes seconds
+
+    given = {
+        "task": task,
+        "model": model,
+        "allocators": None if allocator is None else [allocator],
+        "seed": seed,
+        "device": device,
+    }
+    study = Training.of(_without_none(given), config).made()
+    cell = next(cell for cell in study.cells() if cell.allocator_name == (allocator or BASELINE))
+    at = _whole_numbers("--at-steps", at_steps)
+    with tables.status(f"record: {out}") as tell:
+        command = shlex.join(["rolloutbench", *sys.argv[1:]])
+        found = recording.record(cell, at, pool, rollouts, dimensions, {"command": command}, tell)
+    recording.write(found, out)
+    if as_json:
+        print(json.dumps(recording.as_json(found) | {"out": str(out)}, indent=1))
+        return
+    console = tables.console()
+    for table in recording.tables(found):
+        console.print(table)
+        console.print()
+    console.print(f"bank  {out / 'bank.parquet'}\nplot  {out / 'plots'}/", soft_wrap=True)
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    numbers = []
+    for part in text.split(","):
+        if not part.strip().isdecimal():
+            raise InputError(f"{option}: '{part.strip()}' is no whole number")
+        numbers.append(int(part))
+    return sorted(set(numbers))
 
 
 class _Options(NamedTuple):
@@ -551,6 +803,8 @@ class _Options(NamedTuple):
 
     def workers(self) -> Executor:
         """The executor that is asked for."""
+        if self.memory == UNLIMITED:
+            return Local(self.jobs or cores(), None)
         memory = None if self.memory is None else int(self.memory * 2**30)
         if self.executor == "ray":
             return Ray(self.address, self.jobs, memory)
@@ -577,11 +831,15 @@ def _rates(text: str | None) -> list[float] | None:
     return rates
 
 
-def _carry_out(description: Comparison | Prediction, options: _Options) -> None:
+def _carry_out(
+    description: Description,
+    options: _Options,
+    study: Study,
+    progress_of: type[Progress] = Progress,
+) -> None:
     """Run a study, leave its files, show its tables."""
-    study = description.made()
     about = _about(description, study)
-    with Progress(description.study, options.out) as progress:
+    with progress_of(description.study, options.out) as progress:
         store = carry_out(
             study,
             about,
@@ -598,7 +856,7 @@ def _carry_out(description: Comparison | Prediction, options: _Options) -> None:
         raise typer.Exit(_tell_failures(store))
 
 
-def _about(description: Comparison | Prediction, study: Study) -> dict[str, Any]:
+def _about(description: Description, study: Study) -> dict[str, Any]:
     """What is recorded beside the study itself."""
     return {
         "title": description.title,
@@ -684,6 +942,73 @@ def diff(
     for table in difference_tables(difference):
         console.print(table)
         console.print()
+
+
+@app.command()
+def validate(
+    simulated: Annotated[Path, typer.Argument(help="Results of `compare`: simulated training runs.")],
+    real: Annotated[Path, typer.Argument(help="Results of `train`: real ones.")],
+    metric: Annotated[str, typer.Option("--metric", "-m", help="That ranks.")] = "area_over_rollouts",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory for tables and plot. Default: `validation` in the real one.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Does the simulator's ranking of allocators hold in a real run?
+
+    Kendall's tau of the two rankings in each simulated scenario, with a bootstrap interval; who is best;
+    the pairs that clearly differ in the real run and whether the simulator has them right; and what the
+    real run says of the scenario that it is like, which `fit` turns into a study.
+
+    `rolloutbench validate results/learning_default results/real_sorting`
+    """
+    found = validate_studies(open_results(simulated), open_results(real), metric)
+    directory = real / "validation" if out is None else out
+    write_validation(found, directory)
+    if as_json:
+        print(json.dumps(validation_as_json(found) | {"out": str(directory)}, indent=1, allow_nan=False))
+        return
+    console = tables.console()
+    for table in validation_tables(found):
+        console.print(table)
+        console.print()
+    plot = directory / "plots" / "validation.png"
+    console.print(f"tables {directory / 'validation.md'}\nplot   {plot}", soft_wrap=True)
+
+
+@app.command("fit")
+def fit_command(
+    real: Annotated[Path, typer.Argument(help="Results of `train`: real training runs in one scenario.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="TOML file. Default: `fitted.toml` in the real one.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the simulated study that is most like a real run.
+
+    Difficulty from `pass_rates.parquet`, noise from `bank.parquet`, batch and steps from the run, and the
+    learning rate at which simulated `uniform` gains as much. What was not measured keeps a default, and
+    the file says so.
+
+    `rolloutbench fit results/real_sorting`, then `rolloutbench compare --config
+    results/real_sorting/fitted.toml --out out/fitted` and `rolloutbench validate out/fitted
+    results/real_sorting`
+    """
+    found = fit(open_results(real))
+    path = real / "fitted.toml" if out is None else out
+    write_whole(path, found.toml.encode())
+    if as_json:
+        answer = {"spec": found.spec, "found": [one._asdict() for one in found.found], "out": str(path)}
+        print(json.dumps(answer, indent=1))
+        return
+    console = tables.console()
+    for one in found.found:
+        console.print(f"{one.parameter}: {one.value or 'default'}: {one.said}", soft_wrap=True)
+    console.print(f"\nrolloutbench compare --config {path} --out {real}-simulated", soft_wrap=True)
 
 
 @app.command("report")

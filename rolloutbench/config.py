@@ -1,6 +1,6 @@
 """The description of a study: flags, or a TOML file, become one checked object, and that a `Study`.
 
-    study = "compare"                       # or "predict"
+    study = "compare"                       # or "predict" or "train"
     allocators = ["vip", "dapo[carry=true]"]
     scenarios = ["u-shaped-v1", "weak-cold-v1"]
     replicates = 64
@@ -12,30 +12,37 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import reprlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from real_runs.models import default_cache, models
+from real_runs.settings import RealScenario, trainers
+from real_runs.tasks import digest, problems, tasks
 from rolloutbench.allocators import allocators
 from rolloutbench.estimators import estimators
 from rolloutbench.metrics import BASELINE
+from rolloutbench.optional import need
 from rolloutbench.predictors import predictors
 from rolloutbench.protocol import Budget, InputError
 from rolloutbench.registry import Registry, nearest
 from rolloutbench.results import check_sort
-from rolloutbench.studies import LearningStudy, PredictionStudy, SnapshotStudy, Study
+from rolloutbench.studies import LearningStudy, PredictionStudy, SnapshotStudy, Study, TrainingStudy
 from rolloutbench.tabular import column, read_table
-from simulators.pools import Measured
+from simulators.pools import FrozenScenario, Measured
+from simulators.replay import ReplayScenario
 from simulators.scenarios import (
     DEFAULT_SCENARIOS,
     SNAPSHOT_SCENARIOS,
     LearningScenario,
     SnapshotScenario,
     scenarios,
+    seen_from,
 )
 
 SNAPSHOT_ALLOCATORS = (
@@ -104,12 +111,24 @@ DEFAULT_PREDICTORS = (
     "ensemble",
 )
 
+TRAINING_ALLOCATORS = (
+    "uniform[divide=2]",
+    "dapo",
+    "vip",
+    "vip[predictor=oracle]",
+    "ar3po",
+    "pilot_commit",
+    "reinforce_ada",
+    "knapsack",
+)
+"""Of real runs, which cost minutes each."""
+
 QUICK = 16
 """Replicates for a first look."""
 MEASURED = "measured"
 """The scenario of a user's own pass rates."""
 
-Description = TypeVar("Description", bound="StudyFile")
+File = TypeVar("File", bound="StudyFile")
 
 
 class StudyFile(BaseModel):
@@ -131,7 +150,7 @@ class StudyFile(BaseModel):
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
-    def of(cls: type[Description], flags: Mapping[str, Any], file: Path | None = None) -> Description:
+    def of(cls: type[File], flags: Mapping[str, Any], file: Path | None = None) -> File:
         """From the flags that were given, and a file for the rest. Raises InputError naming the key."""
         read = {} if file is None else read_toml(file)
         wanted = cls.model_fields["study"].default
@@ -140,6 +159,8 @@ class StudyFile(BaseModel):
             raise InputError(f"{file}: study = {given}: `rolloutbench {wanted}` expects '{wanted}'")
         if file is not None and isinstance(read.get("pass_rates"), str):
             read["pass_rates"] = str(file.parent / read["pass_rates"])
+        if file is not None and isinstance(read.get("scenarios"), list):
+            read["scenarios"] = [_seen_from(file.parent, spec) for spec in read["scenarios"]]
         sources = {key: f"{file}: {_key(key)}" for key in read} | {key: _option(key) for key in flags}
         try:
             made = cls(**{**read, **flags})
@@ -159,7 +180,13 @@ class StudyFile(BaseModel):
     def resolved(self, study: Study) -> dict[str, Any]:
         """The description with nothing left to a default that could change: a TOML file's content."""
         chosen = self.model_dump(exclude_none=True)
-        chosen |= {"scenarios": [name for name in study.scenarios if name != MEASURED]}
+        chosen |= {
+            "scenarios": [
+                made.spec if isinstance(made, ReplayScenario) else name
+                for name, made in study.scenarios.items()
+                if name != MEASURED
+            ]
+        }
         chosen |= {"replicates": study.replicates}
         return {key: value for key, value in chosen.items() if value != []}
 
@@ -204,7 +231,7 @@ class Comparison(StudyFile):
     def made(self) -> SnapshotStudy | LearningStudy:
         """Snapshots, if its scenarios are."""
         chosen = self._scenarios()
-        one_step = any(isinstance(scenario, SnapshotScenario) for scenario in chosen.values())
+        one_step = any(isinstance(scenario, FrozenScenario) for scenario in chosen.values())
         specs = self.allocators or (SNAPSHOT_ALLOCATORS if one_step else DEFAULT_ALLOCATORS)
         specs = [name for spec in specs for name in (ALL_ALLOCATORS if spec == "all" else [spec])]
         common = self._common()
@@ -226,6 +253,10 @@ class Comparison(StudyFile):
                 "budget; the same prompts and group_size are expected"
             )
         ((size, each),) = sizes
+        for made in chosen.values():
+            if isinstance(made, ReplayScenario):
+                with self._at("prompts" if self.prompts else "scenarios"):
+                    made.check(size)
         budget = Budget(size, size * each)
         return SnapshotStudy(**common, scenarios=chosen, budget=budget, draws=self.draws)
 
@@ -254,7 +285,7 @@ class Comparison(StudyFile):
         defaults = SNAPSHOT_SCENARIOS if self.snapshot else DEFAULT_SCENARIOS
         with self._at("scenarios"):
             chosen = named_scenarios(self.scenarios or ([] if self.pass_rates else defaults))
-        one_step = {isinstance(made, SnapshotScenario) for made in chosen.values()}
+        one_step = {isinstance(made, FrozenScenario) for made in chosen.values()}
         if len(one_step | ({True} if self.snapshot else set())) > 1:
             raise _wrong(
                 f"{self.where('scenarios')} {', '.join(chosen)}: training runs and snapshots answer "
@@ -287,7 +318,7 @@ class Prediction(StudyFile):
         with self._at("scenarios"):
             chosen = named_scenarios(self.scenarios or DEFAULT_SCENARIOS)
         for name, made in chosen.items():
-            if isinstance(made, SnapshotScenario):
+            if isinstance(made, FrozenScenario):
                 raise _wrong(f"{self.where('scenarios')} {name}: nothing is learned in a snapshot")
         named = [BASELINE, *(self.predictors or DEFAULT_PREDICTORS)]
         common = self._common()
@@ -303,14 +334,123 @@ class Prediction(StudyFile):
         return super().resolved(study) | {"predictors": list(study.predictors)}
 
 
-DESCRIPTIONS: dict[str, type[Comparison] | type[Prediction]] = {"compare": Comparison, "predict": Prediction}
+class Training(StudyFile):
+    """Allocators, in training runs of a language model."""
+
+    default_replicates: ClassVar[int] = 3
+
+    study: Literal["train"] = "train"
+    scenarios: None = None
+    allocators: Annotated[list[str], Field(min_length=1)] | None = None
+    aggregation: Literal["prompt", "rollout", "token"] = "prompt"  # type: ignore[assignment]
+    task: str = "sorting"
+    model: str = "tiny"
+    engine: Literal["transformers", "vllm"] = "transformers"
+    trainer: str = "ppo"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    prompts: Annotated[int, Field(ge=2, le=1_000_000)] = 64
+    group_size: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    budget: Annotated[int, Field(ge=2)] | None = None
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    evaluate_every: Annotated[int, Field(ge=1)] = 10
+    evaluation_rollouts: Annotated[int, Field(ge=8, le=10_000)] = 8
+    initial_rollouts: Annotated[int, Field(ge=8, le=10_000)] = 16
+    probe: Annotated[int, Field(ge=1, le=10_000)] = 32
+
+    def made(self) -> TrainingStudy:
+        """One task. Raises InputError also where the device is not there."""
+        common = self._common()
+        with self._at("allocators"):
+            specs = self.allocators or TRAINING_ALLOCATORS
+            chosen = chosen_from(allocators, [BASELINE, *specs], implied=BASELINE)
+        with self._at("task"):
+            task = tasks.create(self.task)
+            train, held_out = problems(task, self.seed)
+        if len(train) < self.prompts:
+            raise InputError(
+                f"{self.where('prompts')} {self.prompts}: a step draws as many of the task's {len(train)} prompts"
+            )
+        with self._at("model"):
+            model = models.create(self.model)
+        with self._at("trainer"):
+            trainer = trainers.create(self.trainer)
+        scenario = RealScenario(
+            task=task,
+            model=model,
+            model_name=self.model,
+            data=digest(train, held_out),
+            engine=self.engine,
+            trainer=trainer,
+            device=self._device(),
+            group_size=self._group_size(),
+            **{name: getattr(self, name) for name in PASSED_ON},
+        )
+        name = "".join(self.task.split())
+        return TrainingStudy(**common, allocators=chosen, scenarios={name: scenario}, cache=default_cache())
+
+    def check(self, study: TrainingStudy) -> None:
+        """Raises InputError where every run would fail: what is found before any begins."""
+        (scenario,) = study.scenarios.values()
+        with self._at("model"):
+            scenario.model.check(scenario.task)
+        with self._at("task"):
+            scenario.task.verifier()
+        if self.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+            need("vllm", "vllm")
+
+    def resolved(self, study: Study) -> dict[str, Any]:
+        """With the allocators, the device and the group size."""
+        chosen = super().resolved(study)
+        (scenario,) = study.scenarios.values()
+        assert isinstance(scenario, RealScenario)
+        del chosen["scenarios"]
+        chosen.pop("budget", None)
+        fixed = {"device": scenario.device, "group_size": scenario.group_size}
+        return chosen | {"allocators": list(study.allocators)} | fixed
+
+    def _group_size(self) -> int:
+        if self.budget is None:
+            return 8 if self.group_size is None else self.group_size
+        size, rest = divmod(self.budget, self.prompts)
+        if rest or size < 1 or self.group_size not in (None, size):
+            raise InputError(
+                f"{self.where('budget')} {self.budget}: rollouts of a step; {self.prompts} prompts x "
+                f"{self.group_size or 'a whole number of'} rollouts is expected"
+            )
+        return size
+
+    def _device(self) -> Literal["cpu", "cuda"]:
+        there = need("torch", "llm").cuda.is_available()
+        if self.device == "cuda" and not there:
+            raise InputError(f"{self.where('device')} cuda: torch sees no GPU here; cpu or auto is expected")
+        return "cuda" if there and self.device != "cpu" else "cpu"
+
+
+PASSED_ON = (
+    "temperature",
+    "prompts",
+    "steps",
+    "evaluate_every",
+    "evaluation_rollouts",
+    "initial_rollouts",
+    "probe",
+)
+"""What a real scenario takes as it is."""
+
+Description: TypeAlias = Comparison | Prediction | Training
+DESCRIPTIONS: dict[str, type[Description]] = {
+    "compare": Comparison,
+    "predict": Prediction,
+    "train": Training,
+}
 
 
 JOINED = ("scenarios", "allocators", "predictors")
 """What studies may differ in and be merged: the merged one has all of them."""
 
 
-def merged(configs: Sequence[Mapping[str, Any]]) -> Comparison | Prediction:
+def merged(configs: Sequence[Mapping[str, Any]]) -> Description:
     """One study of all scenarios and allocators of several. Raises InputError naming what else differs."""
     whole, *others = (_checked(config).model_dump(exclude_none=True) for config in configs)
     for config in others:
@@ -325,7 +465,7 @@ def merged(configs: Sequence[Mapping[str, Any]]) -> Comparison | Prediction:
     return _checked(whole)
 
 
-def _checked(config: Mapping[str, Any]) -> Comparison | Prediction:
+def _checked(config: Mapping[str, Any]) -> Description:
     """The description that a study was recorded with."""
     kind = config.get("study", "")
     if kind not in DESCRIPTIONS:
@@ -415,4 +555,18 @@ def named_scenarios(specs: Iterable[str]) -> dict[str, Any]:
     named: list[str] = []
     for spec in specs:
         named += [name for name in kinds if kinds[name] is every[spec]] if spec in every else [spec]
-    return chosen_from(scenarios, named)
+    chosen: dict[str, Any] = {}
+    for spec in named:
+        made = scenarios.create(spec)
+        name = made.name if isinstance(made, ReplayScenario) else "".join(spec.split())
+        if name in chosen:
+            raise InputError(f"scenario '{name}' is given twice")
+        chosen[name] = made
+    return chosen
+
+
+def _seen_from(folder: Path, spec: Any) -> Any:
+    """A scenario of a file there; what is no spec is refused later."""
+    with contextlib.suppress(InputError):
+        return seen_from(folder, spec) if isinstance(spec, str) else spec
+    return spec

@@ -170,13 +170,14 @@ def _costs(run: Run, steps: int) -> dict[str, FloatArray]:
         for name in run.columns
         if name in {"rollouts", "trained", "held", "ineffective", "stages", "prompts", "tokens", "seconds"}
         or name in {"groups", "effective", "unsolved", "unsolved_after_reuse"}
-        or name.startswith("discarded_")
+        or name.startswith(("discarded_", "seconds_", "unverified"))
     }
     generated, groups = np.maximum(total["rollouts"], 1), np.maximum(total["groups"], 1)
     discarded = {name: total[f"discarded_{name}"] / generated for name in (*DISCARDED, "other")}
     return {
         **{f"{name}_per_step": total[name] / steps for name in ("rollouts", "tokens", "seconds")},
         **{f"{name}_per_step": total[name] / steps for name in ("stages", "prompts", "trained")},
+        **_only_measured(total, steps),
         "wasted_ratio": sum(discarded.values()) + total["ineffective"] / generated,
         "ineffective_ratio": total["ineffective"] / generated,
         **{f"{name}_ratio": value for name, value in discarded.items()},
@@ -184,6 +185,18 @@ def _costs(run: Run, steps: int) -> dict[str, FloatArray]:
         "effective_ratio": total["effective"] / groups,
         "unsolved_ratio": total["unsolved"] / groups,
         "unsolved_after_reuse_ratio": total["unsolved_after_reuse"] / groups,
+    }
+
+
+def _only_measured(total: dict[str, FloatArray], steps: int) -> dict[str, FloatArray]:
+    """What only real runs have: seconds by phase, speed of generation, failures of the verifier."""
+    if "seconds_generation" not in total:
+        return {}
+    phases = {f"{name}_per_step": value / steps for name, value in total.items() if "seconds_" in name}
+    return {
+        **phases,
+        "tokens_per_second": total["tokens"] / np.maximum(total["seconds_generation"], 1e-9),
+        "unverified_ratio": total["unverified"] / np.maximum(total["rollouts"], 1),
     }
 
 

@@ -146,7 +146,9 @@ def binomial_pmf(p: FloatArray, n: int) -> FloatArray:
     return np.exp(log_pmf)
 
 
-def _moments_at(estimator: Estimator, n: int, p: FloatArray, pmf: FloatArray) -> FloatArray:
+def _moments_at(
+    estimator: Estimator, n: int, p: FloatArray, pmf: FloatArray, spread: FloatArray | None = None
+) -> FloatArray:
     """The four moments, (P, 4), of groups of n with outcome probabilities `pmf` (P, n+1)."""
     if n < estimator.minimum:
         return np.tile([0.0, 0.0, 0.0, 1.0], (len(p), 1))
@@ -154,20 +156,26 @@ def _moments_at(estimator: Estimator, n: int, p: FloatArray, pmf: FloatArray) ->
     plus, minus = estimator.advantages(np.full(n + 1, float(n)), k)
     x = np.outer(1 - p, k * plus / n) - np.outer(p, (n - k) * minus / n)
     noise = (k * plus**2 + (n - k) * minus**2) / n**2
+    zero = noise == 0
+    if spread is not None:
+        noise = (np.outer(spread[:, 0], k * plus**2) + np.outer(spread[:, 1], (n - k) * minus**2)) / n**2
     signal = (pmf * x).sum(axis=1)
     signal_variance = (pmf * (x - signal[:, None]) ** 2).sum(axis=1)
-    return np.stack(
-        [signal, signal_variance, (pmf * noise).sum(axis=1), pmf[:, noise == 0].sum(axis=1)], axis=1
-    )
+    return np.stack([signal, signal_variance, (pmf * noise).sum(axis=1), pmf[:, zero].sum(axis=1)], axis=1)
 
 
-def moments(estimator: Estimator, p: FloatArray, n: IntArray) -> Moments:
-    """Exact moments of groups of n rollouts at success probability p; p and n broadcast."""
+def moments(estimator: Estimator, p: FloatArray, n: IntArray, spread: FloatArray | None = None) -> Moments:
+    """Exact moments of groups of n rollouts at success probability p; p and n broadcast.
+
+    `spread` (..., 2): what the noise of a success's score and of a failure's is multiplied by; 1 unless
+    given.
+    """
     p, n = np.broadcast_arrays(np.asarray(p, dtype=np.float64), n)
     found = np.empty((*p.shape, 4))
     for size in np.unique(n):
         here = n == size
-        found[here] = _moments_at(estimator, int(size), p[here], binomial_pmf(p[here], int(size)))
+        each = None if spread is None else spread[here]
+        found[here] = _moments_at(estimator, int(size), p[here], binomial_pmf(p[here], int(size)), each)
     return Moments(p, *np.moveaxis(found, -1, 0))
 
 
@@ -208,16 +216,20 @@ def group_advantages(estimator: Estimator, groups: Groups) -> tuple[FloatArray, 
     return np.where(defined, plus, 0.0), np.where(defined, minus, 0.0), np.maximum(n, 1)
 
 
-def realised(estimator: Estimator, groups: Groups, p: FloatArray) -> tuple[FloatArray, FloatArray]:
+def realised(
+    estimator: Estimator, groups: Groups, p: FloatArray, spread: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
     """What groups with known rewards contribute: x and the noise factor, both (R, B).
 
     The gradient of a group is x phi + N(0, sigma^2 noise I) given its rewards. Reused successes are
-    taken as if the current policy had generated them (options I and II, not replay).
+    taken as if the current policy had generated them (options I and II, not replay). `spread` (R, B, 2)
+    multiplies the noise of a success's score and of a failure's; 1 unless given.
     """
     plus, minus, size = group_advantages(estimator, groups)
     k, failed = groups.successes.astype(np.float64), groups.failures
     if groups.reused is not None and groups.reused.option != "II":
         k += groups.reused.counts
     x = (k * plus * (1 - p) - failed * minus * p) / size
-    noise = (k * plus**2 + failed * minus**2) / size**2
+    of_success, of_failure = (1.0, 1.0) if spread is None else (spread[..., 0], spread[..., 1])
+    noise = (of_success * k * plus**2 + of_failure * failed * minus**2) / size**2
     return x, noise

@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -43,11 +43,12 @@ CORE = (
     "predictors",
     "protocol.py",
     "registry.py",
+    "score_bank.py",
     "solvers",
 )
 """The part of this package that cells run; the rest looks at their results."""
 
-PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "gpytorch")
+PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "gpytorch", "transformers", "vllm")
 """Libraries whose versions are recorded with a result."""
 
 
@@ -73,6 +74,14 @@ class Cell(Protocol):
 
     def run(self) -> pd.DataFrame:
         """The results. What is measured of this machine goes into `attrs`: never the same twice, no data."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A cell that keeps what it did so far, so that it goes on from there after a kill."""
+
+    def forget(self) -> None:
+        """Its table is stored, what it kept may go."""
 
 
 @dataclasses.dataclass(frozen=True)

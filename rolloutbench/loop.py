@@ -177,7 +177,9 @@ class PerReplicate(Allocator):
         """A copy for each replicate, with a random stream of its own."""
         self.setting = setting
         self.copies = [copy.deepcopy(self.of) for _ in range(setting.replicates)]
-        for one, its_setting in zip(self.copies, setting.split(), strict=True):
+        settings = setting.split()
+        self._streams = [its_setting.rng.bit_generator for its_setting in settings]
+        for one, its_setting in zip(self.copies, settings, strict=True):
             one.begin(its_setting)
 
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
@@ -244,13 +246,17 @@ class PerReplicate(Allocator):
             one.observe(Outcomes(outcomes.prompts[row], outcomes.counts[row], outcomes.successes[row]))
 
     def state_dict(self) -> State:
-        """Those of all copies."""
-        return {str(r): one.state_dict() for r, one in enumerate(self.copies)}
+        """Those of all copies, and where their random numbers are."""
+        return {
+            str(r): {"state": one.state_dict(), "rng": stream.state}
+            for r, (one, stream) in enumerate(zip(self.copies, self._streams, strict=True))
+        }
 
     def load_state_dict(self, state: State) -> None:
         """Those of all copies."""
-        for r, one in enumerate(self.copies):
-            one.load_state_dict(state[str(r)])
+        for r, (one, stream) in enumerate(zip(self.copies, self._streams, strict=True)):
+            one.load_state_dict(state[str(r)]["state"])
+            stream.state = state[str(r)]["rng"]
 
 
 class _OneReplicate(PromptStream):

@@ -184,6 +184,31 @@ LEARNING_METRICS = {
                 ("prompts", "prompts rolled out", "prompts"),
             )
         ),
+        *(
+            Metric(
+                f"seconds_{phase}_per_step", f"seconds of {phase} per step", "s", None, f"{what}; real runs"
+            )
+            for phase, what in (
+                ("generation", "sampling responses"),
+                ("verification", "decoding and checking them"),
+                ("allocation", "the allocator itself"),
+                ("update", "gradients, optimizer, weights to the engine"),
+            )
+        ),
+        Metric(
+            "tokens_per_second",
+            "generated tokens per second",
+            "tokens/s",
+            None,
+            "over the seconds of generation; real runs",
+        ),
+        Metric(
+            "unverified_ratio",
+            "rollouts whose verifier failed",
+            "share of generated",
+            "lower",
+            "it raised or took too long, and the reward is 0; real runs",
+        ),
         Metric(
             "wasted_ratio",
             "wasted rollouts",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich import progress as rich
 
@@ -29,6 +31,7 @@ class Progress(Watcher):
         self.total = self.done = self.failures = 0
         self.store: Store | None = None
         self._console = tables.console(stderr=True)
+        self._begun = time.time()
         self._started = self._said = time.monotonic()
         self._bar = rich.Progress(
             rich.TextColumn(command),
@@ -57,6 +60,7 @@ class Progress(Watcher):
             self._say(f"{skipped} cells failed before; --retry-failed runs them again")
         self._bar.reset(self._task, total=pending)
         self._bar.start()
+        self._watch()
 
     def ended(self, label: str, failure: Failed | None) -> None:
         """One more."""
@@ -83,6 +87,9 @@ class Progress(Watcher):
         self._said = time.monotonic()
         self._console.print(f"{self.command}: {text}", soft_wrap=True)
 
+    def _watch(self) -> None:
+        """Called when the bar starts; whoever watches more than cells begins here."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -99,3 +106,58 @@ class Progress(Watcher):
         if isinstance(error, OSError):
             where = f" ({error.filename})" if error.filename else ""
             raise OSError(f"{error.strerror or error}{where}; {kept}, and the same command goes on") from None
+
+
+class TrainingProgress(Progress):
+    """Also tells how far the runs under way are: they say so themselves, in `OUT/runs`."""
+
+    def __init__(self, command: str, out: Path) -> None:
+        super().__init__(command, out)
+        self._ended = threading.Event()
+        self._watching = threading.Thread(target=self._follow, daemon=True)
+        self._shown: dict[Path, tuple[rich.TaskID, float]] = {}
+
+    def _watch(self) -> None:
+        self._watching.start()
+
+    def _follow(self) -> None:
+        while not self._ended.wait(1.0):
+            there = {path: self._read(path) for path in sorted((self.out / "runs").glob("*/progress.json"))}
+            for gone in set(self._shown) - set(there):
+                self._bar.remove_task(self._shown.pop(gone)[0])
+            for path, run in there.items():
+                if run is not None:
+                    self._show(path, run)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        try:
+            run: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError):  # it ended meanwhile
+            return None
+        return run if run["time"] > self._begun else None  # not one that an earlier command left
+
+    def _show(self, path: Path, run: dict[str, Any]) -> None:
+        said = (
+            f"{run['label']}: step {run['steps']:.0f}, accuracy {run['accuracy']:.3f}, "
+            f"{run['rollouts']:,.0f} rollouts, {run['seconds']:.0f} s"
+        )
+        task, time_shown = self._shown.get(path, (None, 0.0))
+        if task is None:
+            task = self._bar.add_task("", total=None, rate="", failures="")
+        self._bar.update(task, rate=said)
+        fresh = run["time"] > time_shown
+        if fresh and not self._console.is_terminal and self._is_time():
+            self._say(said)
+        self._shown[path] = task, run["time"]
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self._said > SECONDS_BETWEEN_LINES or (self.done > 0 and super()._is_time())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop watching first."""
+        self._ended.set()
+        if self._watching.is_alive():
+            self._watching.join()
+        super().__exit__(kind, error, trace)

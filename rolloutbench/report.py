@@ -38,12 +38,14 @@ if TYPE_CHECKING:
 TITLES = {
     "snapshot": "Gradients that allocators buy in one step",
     "learning": "Rollout allocators at equal cost",
+    "training": "Rollout allocators at equal cost, training a language model",
     "prediction": "Predictors of the success probability",
 }
 """Of studies that have no title of their own."""
 HEAT_METRICS = {
     "snapshot": ("snr", "mse", "cosine_per_rollout"),
     "learning": ("area_over_rollouts", "rollouts_to_90", "seconds_to_90"),
+    "training": ("area_over_rollouts", "rollouts_to_90", "seconds_to_90"),
     "prediction": ("brier_later", "mae_first_epoch", "mae_later"),
 }
 """What the heat map of all scenarios can show, besides the metric that ranks."""
@@ -452,7 +454,7 @@ def _settled(found: pd.DataFrame, best: str | None, yardsticks: Sequence[str]) -
 def _saved(results: Results, best: str | None) -> Iterator[str]:
     """What the best spent until most of the gain was made."""
     metric = "rollouts_to_90"
-    if best is None or results.kind != "learning" or results.sort == metric:
+    if best is None or not isinstance(results, LearningResults) or results.sort == metric:
         return
     rows = {name: _of_metric(results, metric, name) for name in results.shown_scenarios()}
     ratios = [
@@ -592,6 +594,22 @@ def _learning(results: Results, scenario: str, shown: Grid) -> Iterator[Drawn]:
         )
 
 
+def _training(results: Results, scenario: str, shown: Grid) -> Iterator[Drawn]:
+    """What is drawn of simulated runs, and what the seconds went into."""
+    from rolloutbench.plotting import training as plots
+
+    yield from _learning(results, scenario, shown)
+    summary = results.summary[results.summary.scenario == scenario]
+    seconds = _of_metric(results, "seconds_per_step", scenario).estimate
+    said = ", ".join(f"{name} {value:.3g}" for name, value in seconds.items())
+    yield Drawn(
+        plots.seconds_split(summary, ""),
+        "What the seconds were spent on",
+        f"Stacked bars of measured seconds of a step by phase. Seconds of a step: {said}.",
+        0.9 + 0.16 * summary.allocator.nunique(),
+    )
+
+
 def _prediction(results: Results, scenario: str, shown: Grid) -> Iterator[Drawn]:
     """Error over the run, and calibration."""
     from rolloutbench.plotting import learning as plots
@@ -634,7 +652,7 @@ def _snapshot(results: Results, scenario: str, shown: Grid) -> Iterator[Drawn]:
     )
 
 
-DRAWN = {"learning": _learning, "prediction": _prediction, "snapshot": _snapshot}
+DRAWN = {"learning": _learning, "training": _training, "prediction": _prediction, "snapshot": _snapshot}
 """The figures of a scenario, by kind of study."""
 
 
@@ -669,16 +687,18 @@ def _picture(scenario: str, figure: Figure, title: str, says: str, height: float
 
     note = " ".join(figure.get_suptitle().split()).removeprefix(f"{scenario}. ")
     for axes in figure.axes:
-        axes.set_ylabel(axes.get_ylabel().removeprefix(f"{scenario}\n"))
+        *named, label = axes.get_ylabel().split("\n")
+        if "".join(named) == scenario:  # it may be folded
+            axes.set_ylabel(label)
         for side in ("left", "center"):
-            if axes.get_title(loc=side) == scenario:
+            if axes.get_title(loc=side).replace("\n", "") == scenario:
                 axes.set_title("", loc=side)
     with print_style(), mpl.rc_context({"svg.hashsalt": "rolloutbench"}):
         figure.suptitle("").set_in_layout(False)
         if height is not None:
             figure.set_size_inches(NARROW, height)
             for legend in list(figure.legends):
-                names = [text.get_text() for text in legend.get_texts()]
+                names = [text.get_text().replace("\n", "") for text in legend.get_texts()]
                 handles = [handle for handle in legend.legend_handles if handle is not None]
                 legend.remove()
                 legend_below(figure, dict(zip(names, handles, strict=True)))

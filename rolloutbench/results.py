@@ -250,6 +250,20 @@ class LearningResults(Results):
         return shown
 
 
+class TrainingResults(LearningResults):
+    """Training runs of a language model."""
+
+    kind = "training"
+    question = "Which allocator trains a language model most for the rollouts it pays for?"
+
+    def figures(self) -> Iterator[tuple[str, Figure]]:
+        """Those of simulated runs, and what the seconds of a step are spent on."""
+        from rolloutbench.plotting import training as plots
+
+        yield from super().figures()
+        yield "seconds_split", plots.seconds_split(self.summary, self.conditions)
+
+
 class PredictionResults(Results):
     """Predictors that watch a training run."""
 
@@ -283,7 +297,7 @@ class PredictionResults(Results):
 
 
 KINDS: dict[str, type[Results]] = {
-    kind.kind: kind for kind in (SnapshotResults, LearningResults, PredictionResults)
+    kind.kind: kind for kind in (SnapshotResults, LearningResults, TrainingResults, PredictionResults)
 }
 
 

@@ -1,7 +1,8 @@
 """A study: which cells are run, and what a reader needs to know to do it again.
 
-There are three kinds, after the question: how good is one gradient at frozen success probabilities
-(`SnapshotStudy`), who learns fastest (`LearningStudy`), and who predicts best (`PredictionStudy`).
+There are four kinds, after the question: how good is one gradient at frozen success probabilities
+(`SnapshotStudy`), who learns fastest (`LearningStudy`), who predicts best (`PredictionStudy`), and who
+trains a language model fastest (`TrainingStudy`).
 """
 
 from __future__ import annotations
@@ -9,14 +10,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+from real_runs.settings import RealScenario, TrainerAggregation
+from real_runs.training import training_cells
 from rolloutbench.experiment import Cell
 from rolloutbench.protocol import Aggregation, Allocator, Budget, Estimator, Predictor
-from rolloutbench.results import LearningResults, PredictionResults, Results, SnapshotResults
+from rolloutbench.results import (
+    LearningResults,
+    PredictionResults,
+    Results,
+    SnapshotResults,
+    TrainingResults,
+)
 from simulators.learning import learning_cells
+from simulators.pools import FrozenScenario
 from simulators.prediction import prediction_cells
-from simulators.scenarios import LearningScenario, SnapshotScenario
+from simulators.replay import ReplayScenario
+from simulators.scenarios import LearningScenario
 from simulators.snapshot import MONTE_CARLO_DRAWS, snapshot_cells
 
 
@@ -26,7 +38,7 @@ class Study(ABC):
 
     results: ClassVar[type[Results]]
 
-    scenarios: Mapping[str, SnapshotScenario | LearningScenario]
+    scenarios: Mapping[str, FrozenScenario | LearningScenario | RealScenario]
     allocators: dict[str, Allocator]
     estimator_name: str
     estimator: Estimator
@@ -63,7 +75,7 @@ class SnapshotStudy(Study):
 
     results = SnapshotResults
 
-    scenarios: dict[str, SnapshotScenario]
+    scenarios: dict[str, FrozenScenario]
     budget: Budget
     draws: int | None
 
@@ -82,17 +94,24 @@ class SnapshotStudy(Study):
         )
 
     def conditions(self, scenario: str | None = None) -> str:
-        """Estimator, aggregation, budget, replicates, seed, moments."""
-        return (
+        """Estimator, aggregation, budget, replicates, seed, moments, and of recorded rollouts the bank."""
+        common = (
             f"{self.estimator_name}, aggregation {self.aggregation}, {self.budget.prompts} prompts x "
             f"{self.budget.group_size:g} rollouts, {self.replicates} paired replicates, seed {self.seed}, "
             f"{self._moments()}"
         )
+        shown = [made for name, made in self._replays().items() if scenario in (None, name)]
+        return "; ".join([common, *(made.caption(self.budget.prompts) for made in shown)])
+
+    def _replays(self) -> dict[str, ReplayScenario]:
+        return {name: made for name, made in self.scenarios.items() if isinstance(made, ReplayScenario)}
 
     def record(self) -> dict[str, Any]:
-        """With budget and moments."""
+        """With budget and moments, and the banks that rollouts come from."""
+        banks = {name: made.facts(self.budget.prompts) for name, made in self._replays().items()}
         return {
             **super().record(),
+            **({"banks": banks} if banks else {}),
             "prompts": self.budget.prompts,
             "group_size": int(self.budget.group_size),
             "rollouts": self.budget.rollouts,
@@ -131,6 +150,62 @@ class LearningStudy(Study):
             **super().record(),
             "learning_rates": list(self.rates),
             "steps": {name: made.steps for name, made in self.scenarios.items()},
+        }
+
+
+@dataclass(frozen=True)
+class TrainingStudy(Study):
+    """Training runs of a language model, followed until each has paid for half as much again as uniform's.
+
+    `cache`, `runs`, `checkpoint_every`, `tensorboard`: where and how, which results do not depend on.
+    """
+
+    results = TrainingResults
+
+    scenarios: dict[str, RealScenario]
+    aggregation: TrainerAggregation  # type: ignore[assignment]
+    cache: Path
+    runs: Path | None = None
+    checkpoint_every: int = 10
+    tensorboard: bool = False
+
+    def cells(self) -> Sequence[Cell]:
+        """Task x allocator x seed, and the reference runs."""
+        how = self.estimator, self.aggregation, self.replicates, self.seed
+        return training_cells(
+            self.scenarios,
+            self.allocators,
+            *how,
+            cache=self.cache,
+            runs=self.runs,
+            checkpoint_every=self.checkpoint_every,
+            tensorboard=self.tensorboard,
+        )
+
+    def conditions(self, scenario: str | None = None) -> str:
+        """Estimator, aggregation, budget, replicates, seed, model, engine."""
+        told = [made.told for name, made in self.scenarios.items() if scenario in (None, name)]
+        return (
+            f"{self.estimator_name}, aggregation {self.aggregation}, {'; '.join(told)}, {self.replicates} "
+            f"seeds, seed {self.seed}"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """With the learning rate, which is the trainer's, steps, and the budget."""
+        (scenario,) = self.scenarios.values()
+        return {
+            **super().record(),
+            "learning_rates": [1.0],
+            "steps": {name: made.steps for name, made in self.scenarios.items()},
+            "training": {
+                "task": repr(scenario.task),
+                "model": repr(scenario.model),
+                "engine": scenario.engine,
+                "device": scenario.device,
+                "prompts": scenario.prompts,
+                "group_size": scenario.group_size,
+                "pool_size": getattr(scenario.task, "pool_size", None),
+            },
         }
 
 

@@ -13,7 +13,17 @@ import tomli_w
 
 from rolloutbench import __version__
 from rolloutbench.executors import Executor
-from rolloutbench.experiment import Cell, Failed, Part, Sources, commit, describe, identify, machine
+from rolloutbench.experiment import (
+    Cell,
+    Failed,
+    Part,
+    Resumable,
+    Sources,
+    commit,
+    describe,
+    identify,
+    machine,
+)
 from rolloutbench.protocol import InputError
 from rolloutbench.results import complete
 from rolloutbench.store import Entry, Store, open_store, write_whole
@@ -61,6 +71,9 @@ def carry_out(
                 else:
                     described = {"description": describe(pending[key], shared), **plan.origin}
                     store.finish(key, result, described)
+                    cell = pending[key]
+                    if isinstance(cell, Resumable):
+                        cell.forget()
                 watcher.ended(pending[key].label, result if isinstance(result, Failed) else None)
         plan.write_results(store)
     return store

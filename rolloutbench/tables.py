@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -181,6 +182,28 @@ def registered(kind: str, entries: Iterable[Entry]) -> Table:
     for entry in entries:
         table.add_row(entry.name, Text(entry.summary), Text(entry.parameters))
     return table
+
+
+def plain(title: str, rows: pd.DataFrame, caption: str) -> Table:
+    """A table as it is: numbers to three digits."""
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
+    for name in rows:
+        number = pd.api.types.is_numeric_dtype(rows[name])
+        table.add_column(str(name).replace("_", " "), justify="right" if number else "left", no_wrap=True)
+    for row in rows.itertuples(index=False):
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
+    return table
+
+
+@contextlib.contextmanager
+def status(command: str) -> Iterator[Callable[[str], None]]:
+    """Say on stderr what is being done: one line that changes on a terminal, a line each elsewhere."""
+    told = console(stderr=True)
+    if not told.is_terminal:
+        yield lambda text: told.print(f"{command}: {text}", soft_wrap=True)
+        return
+    with told.status(command) as shown:
+        yield lambda text: shown.update(f"{command}: {text}")
 
 
 def allocation(columns: Mapping[str, Sequence[str]], rows: int = 40) -> Table:

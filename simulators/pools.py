@@ -1,7 +1,8 @@
 """Pools of prompts: how difficult they are, and what they have in common.
 
 A prompt is a success probability and a unit feature vector. The vectors cluster around skills; how
-much of the ranking by difficulty can be read off them is the pool's `predictability`.
+much of the ranking by difficulty can be read off them is the pool's `predictability`. Pools of one step
+may also come from elsewhere: see replay.py.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass as plain_dataclass
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 from scipy import optimize, special, stats
 
-from rolloutbench.protocol import FloatArray, InputError
+from rolloutbench.protocol import FeatureArray, FloatArray, InputError, IntArray
 from rolloutbench.registry import PARAMETERS, Registry
 
 
@@ -98,18 +99,35 @@ class Measured(Difficulty):
 
     @cached_property
     def prior(self) -> tuple[float, float]:
-        """alpha and beta of the Beta-binomial that makes the measured rates most likely."""
+        """alpha and beta; see `fit_beta`."""
         assert self.trials is not None
-        n = np.rint(self.trials)
-        k = np.rint(self.rates * self.trials)
+        return fit_beta(self.rates, self.trials)
 
-        def unlikeliness(log_parameters: FloatArray) -> float:
-            alpha, beta = np.exp(log_parameters)
-            return -float(np.sum(stats.betabinom.logpmf(k, n, alpha, beta)))
 
-        found = optimize.minimize(unlikeliness, np.zeros(2), method="L-BFGS-B", bounds=[(-5, 7), (-5, 7)])
-        alpha, beta = np.exp(found.x)
-        return float(alpha), float(beta)
+def fit_beta(rates: FloatArray, trials: FloatArray) -> tuple[float, float]:
+    """alpha and beta of the Beta-binomial that makes pass rates (Q,), each of `trials` (Q,), most likely."""
+    n = np.rint(trials)
+    cells, weights = np.unique(np.stack([np.rint(rates * n), n], axis=1), axis=0, return_counts=True)
+    k, n = cells.T
+
+    def unlikeliness(log_parameters: FloatArray) -> float:
+        return -float(weights @ stats.betabinom.logpmf(k, n, *np.exp(log_parameters)))
+
+    searches = [  # from one start alone the search may end on a plateau
+        optimize.minimize(unlikeliness, start, method="L-BFGS-B", bounds=[(-5, 7), (-5, 7)])
+        for start in (np.zeros(2), _log_beta_by_moments(rates, trials))
+    ]
+    alpha, beta = np.exp(min(searches, key=lambda found: found.fun).x)
+    return float(alpha), float(beta)
+
+
+def _log_beta_by_moments(rates: FloatArray, trials: FloatArray) -> FloatArray:
+    """Logarithms of alpha and beta of about the mean and the variance of the rates."""
+    mean = float(np.clip(rates.mean(), 0.01, 0.99))
+    once = float(np.mean(1 / trials))
+    excess = (float(rates.var()) / (mean * (1 - mean)) - once) / max(1 - once, 1e-9)
+    size = 1 / float(np.clip(excess, 0.005, 0.95)) - 1
+    return np.log([mean * size, (1 - mean) * size])
 
 
 difficulties: Registry[Difficulty] = Registry(
@@ -118,12 +136,59 @@ difficulties: Registry[Difficulty] = Registry(
 DifficultySpec = Annotated[Difficulty, BeforeValidator(difficulties.create)]
 
 
+class FrozenPool(ABC):
+    """Q prompts for each of R replicates whose success probabilities `success` (R, Q) stay as they are.
+
+    A rollout's score is (r - p) phi + noise. `lengths` (R, Q) is |phi|^2; `spread` (R, Q, 2) is the noise's
+    variance in a success and in a failure, in units of the scenario's noise ratio; None where all are 1.
+    `seen` (R, Q, m) is what predictors may read of a prompt.
+    """
+
+    success: FloatArray
+    lengths: FloatArray | None = None
+    spread: FloatArray | None = None
+    seen: FeatureArray | None
+
+    @abstractmethod
+    def gradient(self, weights: FloatArray, prompts: IntArray | None = None) -> FloatArray:
+        """Sum of weights (R, B) times phi of prompts (R, B), or of all prompts: (R, d)."""
+
+    @abstractmethod
+    def repeated(self, times: int) -> Self:
+        """Each replicate `times` times in a row."""
+
+
+class FrozenScenario(ABC):
+    """Conditions of one step at frozen success probabilities."""
+
+    summary: str
+    prompts: int | None
+    group_size: int
+    visits: int
+    noise_ratio: float = 1.0
+
+    @abstractmethod
+    def pool(self, rng: np.random.Generator, replicates: int, size: int) -> FrozenPool:
+        """`size` prompts for each replicate."""
+
+
 @plain_dataclass(frozen=True)
-class Pool:
+class Pool(FrozenPool):
     """Q prompts for each of R replicates: `success` (R, Q), `features` (R, Q, d) of unit length."""
 
     success: FloatArray
     features: FloatArray
+
+    @property
+    def seen(self) -> FeatureArray:  # type: ignore[override]
+        """The features themselves."""
+        return self.features
+
+    def gradient(self, weights: FloatArray, prompts: IntArray | None = None) -> FloatArray:
+        """Sum of weights times features."""
+        if prompts is None:
+            return combine(weights, self.features)
+        return combine(weights, self.features[np.arange(len(prompts))[:, None], prompts])
 
     def repeated(self, times: int) -> Pool:
         """Each replicate `times` times in a row."""

@@ -1,7 +1,8 @@
 """Named, versioned conditions. A number may change only together with the version in the name.
 
 Names that begin with `snapshot-` are of one step at frozen success probabilities (snapshot.py), the
-others of a whole training run (learning.py). `noise_ratio` is d sigma^2 / |phi|^2, the noise of one
+others of a whole training run (learning.py); `replay` is a step on recorded rollouts (replay.py), and its
+numbers are the bank's. `noise_ratio` is d sigma^2 / |phi|^2, the noise of one
 rollout's score against its signal. It is best read as the cosine between a batch's gradient and the
 true one, which every comparison reports, and which the summaries of the learning scenarios state for
 uniform RLOO in the first 25 steps.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -22,7 +24,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from rolloutbench.protocol import Budget, FloatArray, InputError
-from rolloutbench.registry import PARAMETERS, Registry
+from rolloutbench.registry import PARAMETERS, Registry, parse_spec
 from simulators.clock import Clock
 from simulators.optimizers import SGD, Adam, OptimizerSpec
 from simulators.pools import (
@@ -30,14 +32,16 @@ from simulators.pools import (
     Dead,
     Difficulty,
     DifficultySpec,
+    FrozenScenario,
     LogitNormal,
     Pool,
     draw_pool,
 )
+from simulators.replay import NOT_IN_PATHS, ReplayScenario
 
 
 @dataclass(config=PARAMETERS, frozen=True)
-class SnapshotScenario:
+class SnapshotScenario(FrozenScenario):
     """Conditions of a comparison: the prompts, the noise, and what was seen of them before."""
 
     summary: str = field(repr=False, compare=False)
@@ -115,7 +119,7 @@ class LearningScenario:
         return train, held_out, train.features + self.feature_noise * error
 
 
-Scenario: TypeAlias = SnapshotScenario | LearningScenario
+Scenario: TypeAlias = SnapshotScenario | ReplayScenario | LearningScenario
 
 
 def _snapshot(summary: str, difficulty: Difficulty, **conditions: Any) -> SnapshotScenario:
@@ -129,9 +133,40 @@ def _learning(summary: str, difficulty: Difficulty, **conditions: Any) -> Learni
 U_SHAPED = BetaDifficulty(0.4, 0.6)
 ADAM, PLAIN = Adam(), SGD()
 
-scenarios: Registry[Scenario] = Registry(
+
+REPLAY = "replay"
+
+
+class Scenarios(Registry[Scenario]):
+    """Where `replay:PATH` stands for `replay[bank=PATH]`."""
+
+    def create(self, spec: str | Scenario) -> Scenario:
+        """The scenario that a spec describes."""
+        return super().create(_in_brackets(spec) if isinstance(spec, str) else spec)
+
+
+def _in_brackets(spec: str) -> str:
+    kind, colon, path = spec.strip().partition(":")
+    if kind != REPLAY or not colon:
+        return spec
+    if not path or any(letter in path for letter in NOT_IN_PATHS):
+        raise InputError(f"scenario '{spec}': replay:PATH is expected, without comma or bracket in the path")
+    return f"{REPLAY}[bank={path}]"
+
+
+def seen_from(folder: Path, spec: str) -> str:
+    """A spec whose path, if it has one, was relative to this folder."""
+    name, parameters = parse_spec(_in_brackets(spec))
+    if name != REPLAY or "bank" not in parameters:
+        return spec
+    parameters["bank"] = str(folder / parameters["bank"])
+    return f"{REPLAY}[{','.join(f'{key}={value}' for key, value in parameters.items())}]"
+
+
+scenarios: Registry[Scenario] = Scenarios(
     "scenario",
     {
+        REPLAY: ReplayScenario(),
         "weak-cold-v1": _learning(
             "A weak policy: Beta(.4, 2.6), mean .13; Adam; cosine .19.",
             BetaDifficulty(0.4, 2.6),

@@ -6,7 +6,8 @@ one-shot allocator the moments of its batch gradient are exact, by enumeration o
 others, or on request, they are estimated from repeated steps at the same history (Monte Carlo).
 
 The batch gradient is g = sum_i share_i (x_i phi_i + noise_i), see rolloutbench/estimators.py; the true
-one is g* = mean_i p_i (1 - p_i) phi_i, the gradient of the mean success probability.
+one is g* = mean_i p_i (1 - p_i) phi_i, the gradient of the mean success probability. Prompts and scores
+are simulated, or recorded from a real model (replay.py).
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ from rolloutbench.protocol import (
     Request,
     Setting,
 )
-from simulators.pools import Pool, combine
-from simulators.scenarios import SnapshotScenario
+from simulators.pools import FrozenPool, FrozenScenario
 
 BLOCK = 16
 """Replicates of a cell. Fixed, so that results depend neither on workers nor on how many replicates."""
@@ -57,7 +57,9 @@ class Purpose(IntEnum):
 class Snapshot(Environment):
     """Bernoulli prompts whose success probabilities stay as they are."""
 
-    def __init__(self, setting: Setting, stream: PromptStream, pool: Pool, rng: np.random.Generator) -> None:
+    def __init__(
+        self, setting: Setting, stream: PromptStream, pool: FrozenPool, rng: np.random.Generator
+    ) -> None:
         super().__init__(setting, stream)
         self.pool = pool
         self.counts = np.zeros(pool.success.shape, dtype=np.int64)
@@ -79,14 +81,16 @@ class Snapshot(Environment):
         both rewards, and rollouts that got a gradient.
         """
         self.groups = groups
-        p, features = self._of(groups.prompts)
+        p, _, spread = self._of(groups.prompts)
         shares = prompt_shares(self.setting.aggregation, groups)
         x, noise = realised(self.setting.estimator, groups, p)
         present = np.maximum((groups.prompts >= 0).sum(axis=1), 1)
         mixed = (groups.successes > 0) & (groups.failures > 0) & (groups.prompts >= 0)
         used = np.where((noise > 0) & (shares > 0), groups.counts, 0)
+        if spread is not None:
+            _, noise = realised(self.setting.estimator, groups, p, spread)
         return {
-            "signal": combine(shares * x, features),
+            "signal": self.pool.gradient(shares * x, groups.prompts),
             "noise": (shares**2 * noise).sum(axis=1, keepdims=True),
             "effective": (mixed.sum(axis=1) / present)[:, None],
             "used": used.sum(axis=1, keepdims=True).astype(np.float64),
@@ -95,22 +99,23 @@ class Snapshot(Environment):
     def true_gradient(self) -> FloatArray:
         """Mean over the pool of p(1-p) phi, (R, d)."""
         p = self.pool.success
-        return combine(p * (1 - p) / p.shape[1], self.pool.features)
+        return self.pool.gradient(p * (1 - p) / p.shape[1])
 
     def exact(self, noise_ratio: float) -> dict[str, FloatArray]:
         """Exact moments of the last update's gradient, given its counts and weights; each (R,)."""
         assert self.groups is not None
         groups = self.groups
-        p, features = self._of(groups.prompts)
+        p, lengths, spread = self._of(groups.prompts)
         shares = prompt_shares(self.setting.aggregation, groups)
-        group = moments(self.setting.estimator, p, groups.counts)
+        group = moments(self.setting.estimator, p, groups.counts, spread)
         n = groups.counts
         present = np.maximum((groups.prompts >= 0).sum(axis=1), 1)
         mixed = np.where(n > 0, 1 - p**n - (1 - p) ** n, 0.0)
         used = np.where(shares > 0, n * (1 - group.zero_gradient), 0.0).sum(axis=1)
         noise = noise_ratio * (shares**2 * group.noise).sum(axis=1)
-        variance = (shares**2 * group.signal_variance).sum(axis=1) + noise
-        mean, truth = combine(shares * group.signal, features), self.true_gradient()
+        along = group.signal_variance if lengths is None else group.signal_variance * lengths
+        variance = (shares**2 * along).sum(axis=1) + noise
+        mean, truth = self.pool.gradient(shares * group.signal, groups.prompts), self.true_gradient()
         bias = ((mean - truth) ** 2).sum(axis=1)
         bias[bias < 1e-28] = 0.0  # the rounding of an unbiased estimator
         return self._metrics(
@@ -146,9 +151,15 @@ class Snapshot(Environment):
             used=used,
         )
 
-    def _of(self, prompts: IntArray) -> tuple[FloatArray, FloatArray]:
-        rows = np.arange(len(prompts))[:, None]
-        return self.pool.success[rows, prompts], self.pool.features[rows, prompts]
+    def _of(self, prompts: IntArray) -> tuple[FloatArray, FloatArray | None, FloatArray | None]:
+        """Success probabilities, lengths and spread of prompts (R, B)."""
+        at = np.arange(len(prompts))[:, None], prompts
+        lengths, spread = self.pool.lengths, self.pool.spread
+        return (
+            self.pool.success[at],
+            None if lengths is None else lengths[at],
+            None if spread is None else spread[at],
+        )
 
     def _metrics(
         self,
@@ -206,7 +217,7 @@ class SnapshotCell:
     """
 
     scenario_name: str
-    scenario: SnapshotScenario
+    scenario: FrozenScenario
     allocator_name: str
     allocator: Allocator
     estimator: Estimator
@@ -255,7 +266,7 @@ class SnapshotCell:
             replicates=BLOCK * draws,
             pool_size=size,
             rng=self._rng(Purpose.ALLOCATOR),
-            features=pool.features,
+            features=pool.seen,
             success_probability=lambda prompts: pool.success[np.arange(len(prompts))[:, None], prompts],
         )
         stream = PromptStream(size, setting.replicates, self._seed(Purpose.STREAM))
@@ -268,7 +279,7 @@ class SnapshotCell:
             return environment.exact(self.scenario.noise_ratio)
         return environment.sampled(update, draws, self.scenario.noise_ratio)
 
-    def _history(self, pool: Pool) -> Iterator[Outcomes]:
+    def _history(self, pool: FrozenPool) -> Iterator[Outcomes]:
         """Earlier visits of every prompt, in groups of the uniform size."""
         rng = self._rng(Purpose.HISTORY)
         prompts = np.tile(np.arange(pool.success.shape[1]), (len(pool.success), 1))
@@ -294,7 +305,7 @@ def _repeated(outcomes: Outcomes, times: int) -> Outcomes:
 
 
 def snapshot_cells(
-    scenarios: dict[str, SnapshotScenario],
+    scenarios: dict[str, FrozenScenario],
     allocators: dict[str, Allocator],
     estimator: Estimator,
     aggregation: Aggregation,

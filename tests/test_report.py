@@ -16,7 +16,7 @@ from rich.text import Text
 
 from rolloutbench import report
 from rolloutbench.protocol import InputError
-from rolloutbench.results import open_results
+from rolloutbench.results import KINDS, open_results
 from rolloutbench.store import UNFINISHED
 
 TINY = "[prompts=16,pool_size=64]"
@@ -380,3 +380,8 @@ def test_a_figure_that_is_too_large_becomes_pixels(studies, monkeypatch):
         assert image["src"].startswith("data:image/png;base64,")
         content = base64.b64decode(image["src"].partition(",")[2])
         assert content.startswith(b"\x89PNG")
+
+
+def test_every_kind_of_study_has_a_title_heat_maps_and_figures():
+    for table in (report.TITLES, report.HEAT_METRICS, report.DRAWN):
+        assert set(table) == set(KINDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,6 +79,17 @@ class Task(ABC):
 def rewards(raw: FloatArray, threshold: float) -> IntArray:
     """Rewards 0 or 1 (N,) of raw rewards (N,): 1 at or above the threshold. NaN, a failed verifier, is 0."""
     return (raw >= threshold).astype(np.int64)
+
+
+def problems(task: Task, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """Training pool and held-out problems: the same for all allocators and replicates of a study."""
+    return task.problems(np.random.SeedSequence(seed, spawn_key=(0,)))
+
+
+def digest(train: Sequence[Problem], held_out: Sequence[Problem]) -> str:
+    """A hash of what the prompts and answers are."""
+    texts = [[[problem.prompt, problem.answer] for problem in part] for part in (train, held_out)]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:32]
 
 
 tasks: Registry[Task] = Registry(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from rolloutbench.metrics import BASELINE, COUNT_PREFIX, SNAPSHOT_METRICS
-from rolloutbench.plotting.panels import finish, panel_for_each
+from rolloutbench.plotting.panels import TICKS, finish, folded, folded_all, legend_below, panel_for_each
 from rolloutbench.plotting.panels import save as save
 from rolloutbench.plotting.style import looks, print_style
 from rolloutbench.protocol import FloatArray
@@ -39,7 +39,10 @@ def allocation_against_success(summary: pd.DataFrame, conditions: str) -> Figure
             axes.set_xlim(0, 1)
         finish(figure, panels, "success probability of the prompt", "rollouts per prompt", conditions)
         handles, labels = next(iter(panels.values())).get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        if max(map(len, labels), default=0) <= TICKS:
+            figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        else:
+            legend_below(figure, dict(zip(labels, handles, strict=True)))
     return figure
 
 
@@ -50,7 +53,9 @@ def ratio_to_uniform(summary: pd.DataFrame, metric: str, conditions: str) -> Fig
     with print_style():
         look = looks(list(summary.allocator.unique()))
         rows_needed = chosen.groupby("scenario").allocator.count().max() if len(chosen) else 3
-        figure, panels = panel_for_each(summary.scenario.unique(), height=0.5 + 0.16 * float(rows_needed))
+        _, lines = folded_all(chosen.allocator.unique(), TICKS)
+        height = 0.5 + 0.16 * float(rows_needed) * lines
+        figure, panels = panel_for_each(summary.scenario.unique(), height=height, letters=2 * TICKS)
         for scenario, axes in panels.items():
             rows = chosen[chosen.scenario == scenario]
             rows = rows.sort_values("ratio", ascending=described.better != "lower")
@@ -60,7 +65,7 @@ def ratio_to_uniform(summary: pd.DataFrame, metric: str, conditions: str) -> Fig
                 axes.plot(span, [place, place], color=style.color, lw=2.5, alpha=0.5)
                 axes.plot(float(row["ratio"]), place, color=style.color, marker=style.marker, ms=3)
             axes.axvline(1.0, color="0.6", lw=0.8, zorder=0)
-            axes.set_yticks(range(len(rows)), list(rows.allocator))
+            axes.set_yticks(range(len(rows)), folded_all(rows.allocator, TICKS)[0])
             axes.margins(y=0.05)
         direction = f" ({described.better} is better)" if described.better else ""
         finish(figure, panels, f"{described.label},\nratio to uniform{direction}", "", conditions)
@@ -131,7 +136,7 @@ def _name_at_the_right(
     places -= max(places[-1] - 1, 0)
     for place, i in zip(places, order, strict=True):
         axes.annotate(
-            names[i],
+            "\n".join(folded(names[i], TICKS)),
             (x[i], y[i]),
             xytext=(1.08, place),
             textcoords="axes fraction",

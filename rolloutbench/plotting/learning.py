@@ -33,7 +33,16 @@ from rolloutbench.metrics import (
     TUNED_PREFIX,
     Metric,
 )
-from rolloutbench.plotting.panels import finish, legend_below, panel_for_each, say, width_of
+from rolloutbench.plotting.panels import (
+    LINE,
+    TICKS,
+    finish,
+    folded_all,
+    legend_below,
+    panel_for_each,
+    say,
+    width_of,
+)
 from rolloutbench.plotting.style import PREDICTOR_STYLES, WIDE, Look, is_yardstick, looks, print_style
 from rolloutbench.protocol import BoolArray, FloatArray
 from rolloutbench.statistics import average_ranks, interpolate_curves, mean_interval, performance_profile
@@ -73,7 +82,7 @@ def learning_curves(curves: pd.DataFrame, steps: dict[str, int], axis: str, cond
             for name, run in runs.items():
                 gained = 100 * (_accuracy(run, axis, at) - run["accuracy"][:, :1])
                 _line(axes, at, gained, name, look)
-            for share in TARGETS:
+            for share in TARGETS if gain > 0 else ():
                 height = 100 * share * gain
                 axes.axhline(height, color="0.4", lw=0.7, ls=":", zorder=1)
                 axes.annotate(
@@ -136,10 +145,11 @@ def allocation_over_time(curves: pd.DataFrame, steps: dict[str, int], conditions
     kept = curves[(curves.rate == 1.0) & (curves.allocator != REFERENCE) & (curves.steps > 0)]
     kept = kept[~kept.allocator.str.startswith(f"{BASELINE}[")]
     with print_style():
-        figure = Figure(figsize=(WIDE, 1.55 * len(scenarios) + 0.5))
+        titles, lines = folded_all(scenarios, 30)
+        figure = Figure(figsize=(WIDE, (1.55 if lines == 1 else 2.2) * len(scenarios) + 0.5))
         grid = figure.subplots(len(scenarios), len(PHASES), squeeze=False, sharex=True, sharey="row")
         look = _allocator_looks(curves)
-        for scenario, row in zip(scenarios, grid, strict=True):
+        for scenario, title, row in zip(scenarios, titles, grid, strict=True):
             here = kept[(kept.scenario == scenario) & (kept.steps <= steps[scenario])]
             phases = np.ceil(len(PHASES) * here.steps / steps[scenario]).astype(int) - 1
             shown: list[FloatArray] = []
@@ -155,7 +165,7 @@ def allocation_over_time(curves: pd.DataFrame, steps: dict[str, int], conditions
             if np.isfinite(heights).any():
                 row[0].set_ylim(np.nanmin(heights) / 1.3, np.nanmax(heights) * 1.3)
             row[0].yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            row[0].set_ylabel(f"{scenario}\nrollouts per prompt")
+            row[0].set_ylabel(f"{title}\nrollouts per prompt")
         for axes in grid[-1]:
             axes.set_xlim(0, 1)
             axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
@@ -200,19 +210,24 @@ def heat_map(summary: pd.DataFrame, metric: str, conditions: str) -> Figure:
         norm, ticks = LogNorm(1 / largest, largest), [1 / largest, 1.0, largest]
     colours = {"higher": "RdBu", "lower": "RdBu_r"}.get(described.better or "", "PuOr")
     with print_style():
-        names = [allocators[i] for i in order]
+        names, row_lines = folded_all((allocators[i] for i in order), TICKS)
+        titles, lines = folded_all(scenarios, TICKS)
         left = max(width_of(name, 7) for name in names) + 0.2
-        cell = min(0.9, (WIDE - left - 0.6) / len(scenarios))
-        tilted = max(width_of(name, 7) for name in scenarios) > cell - 0.1
-        above = 0.75 * max(width_of(name, 7) for name in scenarios) if tilted else 0.15
+        cell = min(0.9 if lines == 1 else 2.2, (WIDE - left - 0.6) / len(scenarios))
+        widest = max(width_of(title, 7) for title in titles)
+        tilted = widest > cell - 0.1
+        upright = tilted and lines > 1
+        above = widest if upright else 0.75 * widest if tilted else 0.15 + LINE * (lines - 1)
         width = min(WIDE, max(left + 0.6 + cell * len(scenarios), 4.0))
-        figure = Figure(figsize=(width, 0.155 * len(names) + above + 1.1))
+        figure = Figure(figsize=(width, 0.155 * len(names) * row_lines + above + 1.1))
         axes = figure.subplots()
         _cells(axes, values, norm, mpl.colormaps[colours], apart, number)
         axes.set_yticks(np.arange(len(names)) + 0.5, names)
-        axes.set_xticks(np.arange(len(scenarios)) + 0.5, scenarios)
+        axes.set_xticks(np.arange(len(scenarios)) + 0.5, titles)
         axes.xaxis.tick_top()
-        if tilted:
+        if upright:
+            axes.tick_params("x", rotation=90)
+        elif tilted:
             for label in axes.get_xticklabels():
                 label.set(rotation=45, ha="left", rotation_mode="anchor")
         axes.tick_params(length=0)
@@ -248,7 +263,8 @@ def ranking(ranks: pd.DataFrame, critical_difference: float, conditions: str) ->
     mean = ranks.mean_rank.to_numpy(dtype=np.float64)
     half = critical_difference / 2
     with print_style():
-        figure = Figure(figsize=(WIDE, 0.155 * len(names) + 1.15))
+        labels, lines = folded_all(names, 2 * TICKS)
+        figure = Figure(figsize=(WIDE, 0.155 * len(names) * lines + 1.15))
         axes = figure.subplots()
         look = looks(names)
         for place, (name, rank) in enumerate(zip(names, mean, strict=True)):
@@ -266,7 +282,7 @@ def ranking(ranks: pd.DataFrame, critical_difference: float, conditions: str) ->
                 f"critical difference {critical_difference:.2f}", (start + 2 * half, above), (4, 0),
                 textcoords="offset points", va="center", fontsize=7,
             )  # fmt: skip
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), labels)
         axes.set_ylim(len(names) - 0.4, -1.9)
         ticks = MaxNLocator(integer=True, steps=[1, 2, 5, 10]).tick_values(1, len(names))
         axes.set_xticks([1, *(tick for tick in ticks if np.diff(ticks)[0] / 2 + 1 < tick <= len(names))])
@@ -310,7 +326,11 @@ def profiles(values: pd.DataFrame, metric: str, conditions: str) -> Figure:
         axes.set_ylim(0, 1)
         axes.set_xlabel(f"times as good as {BASELINE}: {_described(metric).label}")
         axes.set_ylabel("share of runs that are")
-        say(figure, conditions, f"{len(uniform)} scenarios; bands are 95% intervals.")
+        if not (uniform > 0).any():
+            said = f"undefined: {BASELINE}'s is never above 0"
+            axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", backgroundcolor="white")
+        scenarios = f"{len(uniform)} scenario{'s' * (len(uniform) > 1)}"
+        say(figure, conditions, f"{scenarios}; bands are 95% intervals.")
         legend_below(figure, _legend({0: axes}, look))
     return figure
 
@@ -417,9 +437,11 @@ def cost_breakdown(summary: pd.DataFrame, conditions: str) -> Figure:
 
     estimate, high = table("estimate"), table("high")
     with print_style():
-        columns, many = 2 if len(scenarios) <= 4 else 3, len(allocators) > 15
-        height = 0.6 + (0.11 if many else 0.14) * max(len(allocators), 3)
-        figure, panels = panel_for_each(scenarios, height=height, columns=columns)
+        long = folded_all(scenarios, TICKS)[1] > 1
+        columns, many = 2 if len(scenarios) <= 4 or long else 3, len(allocators) > 15
+        labels, lines = folded_all(allocators, TICKS)
+        height = 0.6 + (0.11 if many else 0.14) * max(len(allocators), 3) * lines
+        figure, panels = panel_for_each(scenarios, height=height, columns=columns, letters=columns * TICKS)
         places = np.arange(len(allocators))
         for number, (scenario, axes) in enumerate(panels.items()):
             here, ends = estimate.xs(scenario), high.xs(scenario)
@@ -440,13 +462,14 @@ def cost_breakdown(summary: pd.DataFrame, conditions: str) -> Figure:
                 textcoords="offset points", fontsize=6, color="0.35",
             )  # fmt: skip
             named = number % columns == 0
-            axes.set_yticks(places, allocators if named else [""] * len(places), fontsize=6 if many else 7)
+            axes.set_yticks(places, labels if named else [""] * len(places), fontsize=6 if many else 7)
             axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
             axes.set_ylim(len(allocators) - 0.4, -0.6)
             axes.set_xlim(0, 1)
             axes.tick_params("y", length=0)
+            title = axes.get_title()
             axes.set_title("")
-            axes.set_title(scenario, loc="left", pad=16)  # above the heading of the bills
+            axes.set_title(title, loc="left", pad=16)  # above the heading of the bills
         finish(figure, panels, "share of generated rollouts", "", "", columns)
         say(figure, conditions, "Whisker: 95% interval of the share that was not wasted.")
         shown = [EFFECTIVE, *(PARTS[part] for part in PARTS if (estimate[part] > 0).any())]
@@ -497,7 +520,8 @@ def _curve_panels(curves: pd.DataFrame) -> tuple[Figure, dict[str, Axes], int]:
 def _finish_curves(figure: Figure, panels: dict[str, Axes], axis: str, y: str, columns: int) -> None:
     finish(figure, panels, AXES[axis], y, "", columns)
     for axes in panels.values():
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        least = axes.get_xlim()[1] < 2  # no "m" of thousandths
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g") if least else EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
@@ -517,7 +541,10 @@ def _line(
     style = look[name]
     thin = is_yardstick(name)
     place = list(look).index(name) / len(look)
-    start = int(place * every)  # markers of different lines stand apart
+    start, step = int(place * every), max(int(every), 1)  # markers of different lines stand apart
+    there = np.pad(np.isfinite(mean), 1)
+    alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])  # no line goes through these
+    marked = (start, step) if not len(alone) else sorted({*range(start, len(at), step), *alone.tolist()})
     axes.plot(
         at,
         mean,
@@ -527,7 +554,7 @@ def _line(
         marker=style.marker,
         ms=(2.2 if thin else 3) * (1.5 if style.marker == "*" else 1),
         mew=0,
-        markevery=(start, max(int(every), 1)),
+        markevery=marked,
         label=name,
     )
     axes.fill_between(at, low, high, color=style.color, alpha=max(0.08, min(0.15, 1 / len(look))), lw=0)

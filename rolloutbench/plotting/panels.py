@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,12 @@ from rolloutbench.plotting.style import WIDE, print_style
 
 COLUMNS = 2
 """Panels in a row, unless a figure says otherwise."""
+TITLES = 92
+"""Letters of the titles of panels that stand in a row; longer ones are folded."""
+TICKS = 32
+"""Letters of an allocator's name beside its row."""
+LINE = 0.13
+"""Height of a line of type in inches."""
 
 
 def save(figure: Figure, directory: Path, name: str) -> None:
@@ -27,19 +34,23 @@ def save(figure: Figure, directory: Path, name: str) -> None:
 
 
 def panel_for_each(
-    names: Iterable[str], height: float, below: float = 0.4, columns: int = COLUMNS
+    names: Iterable[str], height: float, below: float = 0.4, columns: int = COLUMNS, letters: int = TITLES
 ) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with one titled panel for each name, `columns` in a row, each `height` inches high."""
+    """A figure with one titled panel for each name, `columns` in a row, each `height` inches high.
+
+    Titles in a row have so many letters together; a longer name is folded, and grows the figure.
+    """
     names = [str(name) for name in names]
     columns = min(columns, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(WIDE, height * rows + below))
+    titles, lines = folded_all(names, letters // columns)
+    figure = Figure(figsize=(WIDE, (height + LINE * (lines - 1)) * rows + below))
     grid = figure.subplots(rows, columns, squeeze=False)
     for spare in grid.flat[len(names) :]:
         spare.remove()
     panels = dict(zip(names, grid.flat, strict=False))
-    for name, axes in panels.items():
-        axes.set_title(name)
+    for title, axes in zip(titles, panels.values(), strict=True):
+        axes.set_title(title)
     return figure, panels
 
 
@@ -55,29 +66,46 @@ def finish(
     say(figure, conditions)
 
 
+def folded(spec: str, letters: int) -> list[str]:
+    """A spec in lines of at most as many letters, broken after commas and brackets where it has them."""
+    lines = [""]
+    for part in re.findall(r"[^,\[]*[,\[]?", spec):
+        if lines[-1] and len(lines[-1]) + len(part) > letters:
+            lines.append("")
+        lines[-1] += part
+    return lines
+
+
+def folded_all(specs: Iterable[str], letters: int) -> tuple[list[str], int]:
+    """Specs as text that is folded to so many letters, and the most lines that one of them has."""
+    texts = [folded(spec, letters) for spec in specs]
+    return ["\n".join(lines) for lines in texts], max(map(len, texts), default=1)
+
+
 def say(figure: Figure, *lines: str) -> None:
     """Small print above the panels, folded to the figure's width; lines after the first grow it."""
     letters = int(figure.get_figwidth() * 19)  # of 7-point type, with room to spare
-    folded = "\n".join(textwrap.fill(line, letters) for line in lines)
-    figure.suptitle(folded, fontsize=7, color="0.35")
-    figure.set_figheight(figure.get_figheight() + 0.13 * folded.count("\n"))
+    text = "\n".join(textwrap.fill(line, letters) for line in lines)
+    figure.suptitle(text, fontsize=7, color="0.35")
+    figure.set_figheight(figure.get_figheight() + LINE * text.count("\n"))
 
 
 def legend_below(figure: Figure, entries: dict[str, Artist], size: float = 7) -> None:
     """A legend under all panels, in as many columns as the figure's width holds; it grows the figure."""
     if not entries:
         return
-    widths = np.array([width_of(label, size) + 0.47 for label in entries])
+    labels, lines = folded_all(entries, int(figure.get_figwidth() * 16))
+    widths = np.array([width_of(label, size) + 0.47 for label in labels])
     columns = 1
     for tried in range(2, len(widths) + 1):
         needed = sum(column.max() for column in np.array_split(widths, tried))  # as matplotlib fills them
         if needed <= figure.get_figwidth() - 0.1:
             columns = tried
     rows = -(-len(widths) // columns)
-    figure.set_figheight(figure.get_figheight() + rows * size * 1.45 / 72)
+    figure.set_figheight(figure.get_figheight() + rows * size * 1.45 / 72 * lines)
     figure.legend(
         list(entries.values()),
-        list(entries),
+        labels,
         loc="outside lower center",
         ncols=columns,
         fontsize=size,
@@ -88,6 +116,6 @@ def legend_below(figure: Figure, entries: dict[str, Artist], size: float = 7) ->
 
 
 def width_of(text: str, size: float) -> float:
-    """Width in inches of a line of type of `size` points."""
-    path = TextPath((0, 0), text, size=size, prop=FontProperties())
-    return 1.05 * float(path.get_extents().width) / 72  # on screen hinting makes type wider
+    """Width in inches of the longest line of type of `size` points."""
+    paths = [TextPath((0, 0), line, size=size, prop=FontProperties()) for line in text.split("\n")]
+    return 1.05 * max(float(path.get_extents().width) for path in paths) / 72  # hinting makes type wider

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 from rolloutbench.allocators import allocators
 from rolloutbench.metrics import AXES, CALIBRATION_BINS, COUNT_BINS, REFERENCE, count_metric
@@ -506,3 +508,83 @@ def test_profiles_are_shares_of_runs():
         assert "uniform" not in [line.get_label() for line in axes.get_lines()]
         assert len(axes.collections) == 2  # the bands
         assert axes.get_xlabel().startswith("times as good as uniform")
+
+
+# Long names
+
+LONG = (
+    "u-shaped-adam-v1[difficulty=beta[alpha=0.412,beta=0.633],noise_ratio=31.2,prompts=64,learning_rate=0.012]",
+    "sorting[shortest=2,longest=5,pool_size=200,held_out=64,partial=false,threshold=1.0]",
+)
+LONG_ALLOCATOR = "vip[predictor=ensemble[base=gp[length_scale=0.5,noise=0.1]],lower=2,upper=16,warm_up=3]"
+
+
+def drawn_figures(scenarios, allocators):
+    curves, summary = made_curves(scenarios, allocators), made_summary(scenarios, allocators)
+    parts = made_summary(
+        scenarios, allocators, metrics=(*plots.PARTS, "wasted_ratio", "rollouts_per_step")
+    ).assign(estimate=0.1)
+    steps = dict.fromkeys(scenarios, STEPS)
+    yield plots.learning_curves(curves, steps, "rollouts", "")
+    yield plots.allocation_over_time(curves, steps, "")
+    yield plots.cost_breakdown(parts, "")
+    yield plots.heat_map(summary, "rollouts_to_90", "")
+
+
+def text_of(figure):
+    """Every text of a figure, unfolded."""
+    return [text.get_text().replace("\n", "") for text in figure.findobj(Text) if text.get_text()]
+
+
+@pytest.mark.parametrize("scenarios", [LONG, LONG[:1], [f"{LONG[0]}{i}" for i in range(5)]], ids=len)
+def test_long_names_are_folded_and_nothing_is_cut(scenarios):
+    """Warnings, as of axes without room, are errors. Nothing that is drawn ends outside the page."""
+    for place, figure in enumerate(drawn_figures(scenarios, ("uniform", LONG_ALLOCATOR))):
+        with print_style():
+            FigureCanvasAgg(figure).draw()
+        said = text_of(figure)
+        for scenario in scenarios:
+            assert any(scenario in text for text in said)
+        assert LONG_ALLOCATOR in said
+        width, height = figure.bbox.size
+        for text in figure.findobj(Text):
+            if text.get_text() and text.get_visible():
+                box = text.get_window_extent()
+                assert -1 <= box.x0 <= box.x1 <= width + 1, (place, text.get_text())
+                assert -1 <= box.y0 <= box.y1 <= height + 1, (place, text.get_text())
+        for axes in figure.axes:
+            assert axes.get_position().width * width > 60
+
+
+def test_a_long_legend_is_folded_and_grows_the_figure():
+    figure = plots.learning_curves(
+        made_curves(allocators=("uniform", 2 * LONG_ALLOCATOR)), N_STEPS, "steps", ""
+    )
+    short = plots.learning_curves(made_curves(allocators=("uniform", "vip")), N_STEPS, "steps", "")
+    assert "\n" in legend_of(figure)[1]
+    assert figure.get_figheight() > short.get_figheight() + 0.1
+
+
+def test_a_value_without_neighbours_is_marked():
+    """In the share of prompts that is never solved; no line goes through it."""
+    alone = CURVES.copy()
+    alone[[count_metric(b) for b in range(1, COUNT_BINS)]] = np.nan
+    for name in ALLOCATORS[2:]:
+        drawn = line(plots.allocation_over_time(alone, N_STEPS, "").axes[0], name)
+        assert 0 in drawn.get_markevery()
+        assert np.isfinite(drawn.get_ydata()[0])
+
+
+def test_where_uniform_stays_at_zero_nothing_is_claimed(tmp_path):
+    """Nobody learned: no targets, and profiles that say so."""
+    idle = CURVES.assign(accuracy=0.0)
+    figure = plots.learning_curves(idle, N_STEPS, "rollouts", "")
+    save(figure, tmp_path, "curves")
+    assert not [drawn for drawn in figure.axes[0].get_lines() if drawn.get_linestyle() == ":"]
+    assert "90%" not in text_of(figure)
+    values = pd.DataFrame({"scenario": "a", "allocator": ["uniform", "vip"] * 2, "replicate": [0, 0, 1, 1]})
+    values = values.assign(metric="area_over_rollouts", value=0.0)
+    profiles = plots.profiles(values, "area_over_rollouts", "")
+    save(profiles, tmp_path, "profiles")
+    assert "undefined: uniform's is never above 0" in text_of(profiles)
+    assert "1 scenario;" in profiles.get_suptitle()

@@ -87,6 +87,22 @@ def test_sampling_error_of_measured_rates_is_taken_out(seed):
     assert (drawn > 0).all()  # 0 of 8 is not impossible
 
 
+@pytest.mark.parametrize(("alpha", "beta"), [(0.4, 0.6), (0.2, 3.0), (8.0, 8.0)])
+def test_the_prior_of_measured_rates_is_at_least_as_likely_as_the_truth(alpha, beta):
+    """Also where the counts are nearly binomial, and the likelihood is nearly flat far from its top."""
+    rng = np.random.default_rng(0)
+    trials = np.full(2000, 4.0)
+    successes = rng.binomial(4, rng.beta(alpha, beta, size=2000))
+
+    def likelihood(*parameters):
+        return stats.betabinom.logpmf(successes, trials, *parameters).sum()
+
+    found = Measured(successes / trials, trials).prior
+    assert likelihood(*found) >= likelihood(alpha, beta)
+    for nudge in ((1.1, 1.0), (1 / 1.1, 1.0), (1.0, 1.1), (1.0, 1 / 1.1), (1.1, 1.1), (1 / 1.1, 1 / 1.1)):
+        assert likelihood(*found) >= likelihood(*np.multiply(found, nudge))
+
+
 def test_pools_repeat_each_replicate_in_a_row():
     made = pool(replicates=2, size=3)
     assert made.repeated(2).success[[0, 2]].tolist() == made.success.tolist()

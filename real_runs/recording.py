@@ -1,0 +1,159 @@
+"""A score bank of a language model: rewards and sketched gradients of single rollouts, at some steps.
+
+The prompts are the first of the training pool. Between the steps the model is trained by an allocator as
+in a study. Sampling for the bank is a measurement and nobody's bill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from real_runs.assumptions import agreement, assumption_tests, gradient_variance
+from real_runs.rollouts import Rollouts
+from real_runs.sketches import sketch
+from real_runs.training import Run, TrainingCell, started
+from rolloutbench import tables as terminal
+from rolloutbench.protocol import InputError
+from rolloutbench.score_bank import ScoreBank, write_bank
+
+HALVES = {False: "the same rollouts", True: "other rollouts"}
+"""What a prediction knows: what was measured, which flatters it; or as many others, whose noise blurs it."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A bank, further columns of its prompts, and what its scores say of VIP's assumption and formulas."""
+
+    bank: ScoreBank
+    known: Mapping[str, Any]
+    tests: pd.DataFrame
+    variance: pd.DataFrame
+    agreement: pd.DataFrame
+    conditions: str
+
+
+def record(
+    cell: TrainingCell,
+    at: Sequence[int],
+    prompts: int,
+    rollouts: int,
+    dimensions: int,
+    about: Mapping[str, Any],
+    tell: Callable[[str], None],
+) -> Recorded:
+    """Train as `cell` does and take `rollouts` scores of each of `prompts` prompts after the steps `at`.
+
+    Raises InputError where the pool has fewer prompts.
+    """
+    with started(cell) as run:
+        train = run.prepared.train
+        if prompts > len(train.problems):
+            raise InputError(f"--pool {prompts}: the task's training pool has {len(train.problems)} prompts")
+        parts = []
+        for step in range(max(at) + 1):
+            if step in at:
+                tell(f"step {step}: {prompts} prompts x {rollouts} rollouts")
+                parts.append(_scored(run, prompts, rollouts, dimensions, cell.seed))
+            if step < max(at):
+                tell(f"step {step}: training with {cell.allocator_name}")
+                run.step()
+        features = run.prepared.features[0, :prompts].astype(np.float32)
+    scenario = cell.scenario
+    facts = {
+        "task": repr(scenario.task),
+        "model": repr(scenario.model),
+        "allocator": cell.allocator_name,
+        "temperature": scenario.temperature,
+        "dimensions": dimensions,
+        "seed": cell.seed,
+        **about,
+    }
+    sampled, sketches, norms = (list(column) for column in zip(*parts, strict=True))
+    every = Rollouts.joined(sampled)
+    bank = ScoreBank(
+        prompts=every.prompts,
+        steps=every.steps,
+        rewards=every.rewards,
+        raw=np.nan_to_num(every.raw),
+        norms=np.concatenate(norms),
+        lengths=every.lengths,
+        sketches=np.concatenate(sketches),
+        features=features,
+        about=facts,
+    )
+    problems = train.problems[:prompts]
+    known = {
+        "text": [problem.prompt for problem in problems],
+        "answer": [problem.answer for problem in problems],
+        "level": [problem.level for problem in problems],
+    }
+    tell("tests")
+    tests, variance, agreeing = [], [], []
+    for step in at:
+        here = bank.at(step)
+        tests.append(assumption_tests(here).assign(step=step))
+        for other, told in HALVES.items():
+            found = gradient_variance(here, "rloo", scenario.group_size, other_half=other)
+            variance.append(found.assign(predicted_from=told, step=step))
+            agreeing.append(agreement(found).assign(predicted_from=told, step=step))
+    conditions = (
+        f"{cell.scenario_name}, {scenario.model_name}, {prompts} prompts x {rollouts} rollouts, groups of "
+        f"{scenario.group_size}, seed {cell.seed}"
+    )
+    return Recorded(
+        bank, known, *(pd.concat(t, ignore_index=True) for t in (tests, variance, agreeing)), conditions
+    )
+
+
+def _scored(run: Run, prompts: int, rollouts: int, dimensions: int, seed: int) -> tuple[Rollouts, Any, Any]:
+    environment = run.environment
+    sampled, _ = environment.sample(np.arange(prompts), np.full(prompts, rollouts))
+    texts = [environment.pool.prompts[q] for q in sampled.prompts]
+    network, temperature = environment.model.network, run.cell.scenario.temperature
+    scores = sketch(network, texts, sampled.tokens, sampled.lengths, temperature, dimensions, seed)
+    return sampled, *scores
+
+
+def write(found: Recorded, directory: Path) -> None:
+    """Bank, tables and scatter plot."""
+    from rolloutbench.plotting.panels import save
+    from rolloutbench.plotting.scores import variance_scatter
+
+    write_bank(found.bank, directory, found.known)
+    for name in ("tests", "variance", "agreement"):
+        getattr(found, name).to_csv(directory / f"{name}.csv", index=False)
+    (directory / "plots").mkdir(exist_ok=True)
+    for (step, told), table in found.variance.groupby(["step", "predicted_from"]):
+        about = f"{found.conditions}; after {step} steps; predicted from {told}"
+        here = (found.agreement.step == step) & (found.agreement.predicted_from == told)
+        name = f"variance_{step}{'_other' * (told == HALVES[True])}"
+        save(variance_scatter(table, about, found.agreement[here]), directory / "plots", name)
+
+
+def tables(found: Recorded) -> list[Table]:
+    """What the terminal shows."""
+    tests = found.tests.assign(p_value=[f"{p:.3g}" for p in found.tests.p_value])
+    shown = [terminal.plain("tests of VIP's Assumption 4.1", tests, found.conditions)]
+    spans = found.agreement.assign(
+        estimate=[
+            f"{row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.agreement.itertuples()
+        ]
+    ).drop(columns=["low", "high"])
+    title = "predicted against measured variance of a prompt's gradient; 95% intervals over prompts"
+    shown.append(terminal.plain(title, spans, found.conditions))
+    return shown
+
+
+def as_json(found: Recorded) -> dict[str, Any]:
+    """Tables as lists of rows."""
+    return {
+        name: getattr(found, name).astype(object).where(getattr(found, name).notna(), None).to_dict("records")
+        for name in ("tests", "agreement")
+    } | {"conditions": found.conditions}

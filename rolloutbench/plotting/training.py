@@ -1,0 +1,79 @@
+"""The figure that only real runs have: what the seconds of a step are spent on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from rolloutbench.plotting.panels import COLUMNS, TICKS, finish, folded_all, legend_below, panel_for_each, say
+from rolloutbench.plotting.style import print_style
+
+PHASES = {
+    "generation": "#4477aa",
+    "verification": "#66ccee",
+    "update": "#ccbb44",
+    "allocation": "#aa3377",
+}
+"""Phase and colour: of Paul Tol's bright scheme, which the colour-blind can tell apart."""
+REACH = 2.0
+"""The seconds' axis ends at so many times the longest bar: an interval of few seeds may be far wider."""
+
+
+def seconds_split(summary: pd.DataFrame, conditions: str) -> Figure:
+    """Measured seconds of a step by phase, stacked, one panel a task.
+
+    Whiskers are 95% intervals of their sum, cut off at the panel's rim. At a row's end stand the generated
+    tokens per second of generation.
+    """
+    allocators, scenarios = ([str(n) for n in summary[k].unique()] for k in ("allocator", "scenario"))
+    every = pd.MultiIndex.from_product([scenarios, allocators])
+    names = [f"seconds_{phase}_per_step" for phase in PHASES]
+
+    def table(column: str) -> pd.DataFrame:
+        wide = summary.pivot(index=["scenario", "allocator"], columns="metric", values=column)
+        return wide.reindex(index=every, columns=[*names, "seconds_per_step", "tokens_per_second"])
+
+    estimate, low, high = table("estimate"), table("low"), table("high")
+    with print_style():
+        labels, lines = folded_all(allocators, TICKS)
+        height = 0.6 + 0.16 * max(len(allocators), 3) * lines
+        figure, panels = panel_for_each(scenarios, height=height, letters=COLUMNS * TICKS)
+        places = np.arange(len(allocators))
+        for number, (scenario, axes) in enumerate(panels.items()):
+            left = np.zeros(len(allocators))
+            for color, name in zip(PHASES.values(), names, strict=True):
+                spent = np.nan_to_num(estimate.xs(scenario)[name].to_numpy(dtype=np.float64))
+                axes.barh(places, spent, left=left, color=color, height=0.75)
+                left = left + spent
+            total, least, most = (
+                part.xs(scenario)["seconds_per_step"].to_numpy(dtype=np.float64)
+                for part in (estimate, low, high)
+            )
+            reach = np.stack([total - least, most - total])
+            axes.errorbar(total, places, xerr=reach, fmt="none", ecolor="black", elinewidth=0.7)
+            longest = max(left.max(), np.nan_to_num(total).max())
+            ends = most[np.isfinite(most)]
+            if longest > 0:
+                axes.set_xlim(0, min(1.05 * max([longest, *ends]), REACH * longest))
+            for place, speed in enumerate(estimate.xs(scenario)["tokens_per_second"]):
+                said = "–" if np.isnan(speed) else f"{speed:,.0f}"
+                said = said if np.isfinite(total[place]) else "not run"
+                beside = axes.get_yaxis_transform()
+                axes.text(1.02, place, said, fontsize=6, va="center", transform=beside)
+            axes.annotate(
+                "tokens\nper second", (1.02, 1.0), xycoords="axes fraction", xytext=(0, 1),
+                textcoords="offset points", fontsize=6, color="0.35",
+            )  # fmt: skip
+            axes.set_yticks(places, labels if number % COLUMNS == 0 else [""] * len(places))
+            axes.set_ylim(len(allocators) - 0.4, -0.6)
+            axes.tick_params("y", length=0)
+            title = axes.get_title()
+            axes.set_title("")
+            axes.set_title(title, loc="left", pad=16)  # above the heading of the speeds
+        finish(figure, panels, "seconds per step, measured", "", "")
+        note = "Whiskers: 95% intervals of the sum, as far as they fit."
+        say(figure, conditions, f"{note} Tokens per second: of generation.")
+        legend_below(figure, {phase: Patch(color=color) for phase, color in PHASES.items()})
+    return figure
