@@ -369,7 +369,8 @@ class Training(StudyFile):
             train, held_out = problems(task, self.seed)
         if len(train) < self.prompts:
             raise InputError(
-                f"{self.where('prompts')} {self.prompts}: a step draws as many of the task's {len(train)} prompts"
+                f"{self.where('prompts')} {self.prompts}: a step draws as many, and the task "
+                f"has {len(train)} to train on"
             )
         with self._at("model"):
             model = models.create(self.model)

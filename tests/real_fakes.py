@@ -105,7 +105,9 @@ class Coins(torch.nn.Module):
     def forward(self, input_ids, attention_mask):
         asked = self.theta[input_ids[:, :1] - 2].expand(input_ids.shape)
         others = torch.full((*input_ids.shape, len(self.theta)), -torch.inf)
-        return SimpleNamespace(logits=torch.cat([torch.zeros_like(asked)[..., None], asked[..., None], others], 2))
+        return SimpleNamespace(
+            logits=torch.cat([torch.zeros_like(asked)[..., None], asked[..., None], others], 2)
+        )
 
 
 class CoinEngine:

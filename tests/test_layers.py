@@ -40,6 +40,7 @@ FLOORS = [
     ["real_runs.environment"],
     ["real_runs.training"],
     ["simulators.pools", "simulators.optimizers", "simulators.clock", "rolloutbench.curves"],
+    ["simulators.replay"],
     ["simulators.scenarios", "rolloutbench.plotting", "rolloutbench.plotting.style"],
     ["simulators.snapshot", "simulators.learning", "rolloutbench.plotting.panels"],
     ["simulators.prediction"],
@@ -47,7 +48,7 @@ FLOORS = [
     ["rolloutbench.results", "real_runs.recording"],
     ["rolloutbench.studies", "rolloutbench.report", "rolloutbench.difference", "rolloutbench.fitting"],
     ["rolloutbench.config", "rolloutbench.sweep", "rolloutbench.validation"],
-    ["rolloutbench.progress"],
+    ["rolloutbench.progress", "real_runs.gpu_suite"],
     ["rolloutbench.cli"],
 ]
 

@@ -26,7 +26,11 @@ STATES = st.recursive(LEAVES, lambda inner: st.dictionaries(KEYS, inner, max_siz
 
 def same(one, other):
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+        return (
+            isinstance(other, dict)
+            and one.keys() == other.keys()
+            and all(same(one[k], other[k]) for k in one)
+        )
     if isinstance(one, np.ndarray):
         return (
             isinstance(other, np.ndarray)
@@ -68,7 +72,16 @@ def test_damaged_files_are_refused(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     checkpoint.save(path, {"a": np.arange(100.0), "inner": {"b": 3}})
     whole = path.read_bytes()
-    for damaged in (b"", b"{}", whole[:7], whole[:60], whole[:-1], b"\xff" * 100, whole[8:], b"\0" * 8 + b"{}"):
+    for damaged in (
+        b"",
+        b"{}",
+        whole[:7],
+        whole[:60],
+        whole[:-1],
+        b"\xff" * 100,
+        whole[8:],
+        b"\0" * 8 + b"{}",
+    ):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="is no checkpoint of a run") as refused:
             checkpoint.load(path)
@@ -91,7 +104,9 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, moment):
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, moment, full)
-        with pytest.raises(InputError, match=r"checkpoint.safetensors: cannot be written: No space left") as told:
+        with pytest.raises(
+            InputError, match=r"checkpoint.safetensors: cannot be written: No space left"
+        ) as told:
             checkpoint.save(path, {"step": 2})
     assert len(str(told.value).splitlines()) == 1
     assert checkpoint.load(path) == {"step": 1}

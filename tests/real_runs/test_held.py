@@ -172,7 +172,9 @@ class Stored(Environment):
         return {}
 
 
-@pytest.mark.parametrize("spec", ["ar3po[capacity=3]", "ar3po[capacity=1,max_age=3]", "ar3po[capacity=9,reuse=I]"])
+@pytest.mark.parametrize(
+    "spec", ["ar3po[capacity=3]", "ar3po[capacity=1,max_age=3]", "ar3po[capacity=9,reuse=I]"]
+)
 def test_the_archive_is_what_ar3po_believes(spec):
     allocator = allocators.create(spec)
     environment = Stored(allocator, seed=4)
@@ -187,7 +189,9 @@ def test_the_archive_is_what_ar3po_believes(spec):
     assert environment.reuses >= 5
 
 
-@pytest.mark.parametrize("spec", ["dapo[carry=true]", "pilot_commit", "reinforce_ada", "speed", "pods", "greso"])
+@pytest.mark.parametrize(
+    "spec", ["dapo[carry=true]", "pilot_commit", "reinforce_ada", "speed", "pods", "greso"]
+)
 def test_what_allocators_keep_is_there(spec):
     allocator = allocators.create(spec)
     environment = Stored(allocator, seed=2)

@@ -351,7 +351,11 @@ def test_resumed_in_between():
 
 @pytest.mark.parametrize("where", ["start", "gradient"])
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
 )
 def test_too_little_memory_names_the_option(monkeypatch, error, where):
     run, outcomes = sampled_run(epochs=2 if where == "start" else 1)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +19,7 @@ from command_line import run as command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from real_runs import checkpoint, models
+from real_runs import checkpoint
 from real_runs.environment import RealRun
 from real_runs.settings import RealScenario
 from real_runs.trainer import Trainer
@@ -96,13 +94,20 @@ ALLOCATORS = [
 ]
 
 
-@pytest.mark.parametrize("spec", ALLOCATORS)
+@pytest.mark.parametrize("spec", [*ALLOCATORS, "mopps by copies"])
 def test_stopped_and_resumed(tmp_path, cache, monkeypatch, spec):
     """In the middle of sampling, of an update and of a checkpoint."""
+    if "by copies" in spec:  # they draw random numbers of their own
+        spec = spec.split()[0]
+        monkeypatch.setattr(type(allocators.create(spec)), "vectorised", False)
     calm = cell(cache, None, spec).run()
     disturbed = cell(cache, tmp_path / "runs", spec)
     assert isinstance(disturbed, Resumable)
-    for kind, method, number in ((Trainer, "gradient", 2), (RealRun, "generate", 2), (RealRun, "state_dict", 1)):
+    for kind, method, number in (
+        (Trainer, "gradient", 2),
+        (RealRun, "generate", 2),
+        (RealRun, "state_dict", 1),
+    ):
         with monkeypatch.context() as patch:
             stop_at(patch, kind, method, number)
             with pytest.raises(Killed):
@@ -133,7 +138,9 @@ def test_what_a_cell_measures(cache):
     assert table["accuracy"].iloc[0] > 0.02
     assert (table["tokens"].iloc[1:] >= 2 * paid.iloc[1:]).all()
     parts = [name for name in table if name.startswith("seconds_")]
-    assert sorted(parts) == [f"seconds_{what}" for what in ("allocation", "generation", "update", "verification")]
+    assert sorted(parts) == [
+        f"seconds_{what}" for what in ("allocation", "generation", "update", "verification")
+    ]
     np.testing.assert_allclose(table[parts].sum(axis=1), table["seconds"])
     other = cell(cache, None, reference=True).run()
     assert not other["tokens"].equals(table["tokens"])
@@ -403,6 +410,3 @@ def test_a_cache_that_cannot_be_written(here, monkeypatch):
     assert last.startswith("rolloutbench: error: ")
     assert str(here / "file") in last
     assert "Traceback" not in err
-
-
-_ = models, os, shutil
