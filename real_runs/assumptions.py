@@ -32,7 +32,7 @@ from scipy import stats
 
 from rolloutbench.protocol import FloatArray, InputError, IntArray
 from rolloutbench.score_bank import ScoreBank
-from rolloutbench.statistics import paired_bootstrap
+from rolloutbench.statistics import Interval, paired_bootstrap
 
 SHRINKAGE: dict[str, Callable[[int], float]] = {"rloo": lambda n: 1.0, "dr_grpo": lambda n: (n - 1) / n}
 """Estimators whose gradient is a multiple of the leave-one-out one, and the factor."""
@@ -151,7 +151,9 @@ def agreement(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.D
         mixed = part[(part.measured > 0) & (part.predicted > 0)]
         measured, predicted = mixed.measured.to_numpy(), mixed.predicted.to_numpy()
         for metric, statistic in METRICS.items():
-            found = paired_bootstrap(statistic, measured, predicted, resamples=resamples, seed=seed)
+            found = Interval(np.nan, np.nan, np.nan)  # which fewer than three prompts do not give
+            if len(mixed) >= 3:
+                found = paired_bootstrap(statistic, measured, predicted, resamples=resamples, seed=seed)
             rows.append([*key, metric, *map(float, found), len(mixed), len(part) - len(mixed)])
     columns = [*keys, "metric", "estimate", "low", "high", "prompts", "dropped"]
     return pd.DataFrame(rows, columns=columns)
@@ -159,15 +161,18 @@ def agreement(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.D
 
 def _correlation(x: FloatArray, y: FloatArray) -> FloatArray:
     x, y = (a - a.mean(axis=-1, keepdims=True) for a in (x, y))
-    found: FloatArray = (x * y).sum(axis=-1) / np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
-    return found
+    return _divided((x * y).sum(axis=-1), np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1)))
 
 
 def _explained(measured: FloatArray, predicted: FloatArray) -> FloatArray:
     scale = measured.sum(axis=-1, keepdims=True) / predicted.sum(axis=-1, keepdims=True)
     missed = ((measured - scale * predicted) ** 2).sum(axis=-1)
-    share: FloatArray = 1 - missed / ((measured - measured.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1)
-    return share
+    return 1 - _divided(missed, ((measured - measured.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1))
+
+
+def _divided(above: FloatArray, below: FloatArray) -> FloatArray:
+    """NaN where the divisor is 0: of values that do not differ nothing can be said."""
+    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
 
 
 METRICS: dict[str, Callable[[FloatArray, FloatArray], FloatArray]] = {

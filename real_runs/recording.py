@@ -23,6 +23,8 @@ from rolloutbench import tables as terminal
 from rolloutbench.protocol import InputError
 from rolloutbench.score_bank import ScoreBank, write_bank
 
+MOST_PROMPTS = 500
+"""Where nobody says how many."""
 HALVES = {False: "the same rollouts", True: "other rollouts"}
 """What a prediction knows: what was measured, which flatters it; or as many others, whose noise blurs it."""
 
@@ -33,16 +35,16 @@ class Recorded:
 
     bank: ScoreBank
     known: Mapping[str, Any]
+    conditions: str
     tests: pd.DataFrame
     variance: pd.DataFrame
     agreement: pd.DataFrame
-    conditions: str
 
 
 def record(
     cell: TrainingCell,
     at: Sequence[int],
-    prompts: int,
+    prompts: int | None,
     rollouts: int,
     dimensions: int,
     about: Mapping[str, Any],
@@ -54,6 +56,7 @@ def record(
     """
     with started(cell) as run:
         train = run.prepared.train
+        prompts = min(MOST_PROMPTS, len(train.problems)) if prompts is None else prompts
         if prompts > len(train.problems):
             raise InputError(f"--pool {prompts}: the task's training pool has {len(train.problems)} prompts")
         parts = []
@@ -95,10 +98,13 @@ def record(
         "level": [problem.level for problem in problems],
     }
     tell("tests")
-    tests, variance, agreeing = [], [], []
+    tests, variance, agreeing = [pd.DataFrame({"test": [], "p_value": [], "step": []})], [], []
     for step in at:
         here = bank.at(step)
-        tests.append(assumption_tests(here).assign(step=step))
+        try:
+            tests.append(assumption_tests(here).assign(step=step))
+        except InputError as error:  # the bank is of use all the same
+            tell(f"step {step}: no tests: {error}")
         for other, told in HALVES.items():
             found = gradient_variance(here, "rloo", scenario.group_size, other_half=other)
             variance.append(found.assign(predicted_from=told, step=step))
@@ -107,9 +113,8 @@ def record(
         f"{cell.scenario_name}, {scenario.model_name}, {prompts} prompts x {rollouts} rollouts, groups of "
         f"{scenario.group_size}, seed {cell.seed}"
     )
-    return Recorded(
-        bank, known, *(pd.concat(t, ignore_index=True) for t in (tests, variance, agreeing)), conditions
-    )
+    whole = (pd.concat(part, ignore_index=True) for part in (tests, variance, agreeing))
+    return Recorded(bank, known, conditions, *whole)
 
 
 def _scored(run: Run, prompts: int, rollouts: int, dimensions: int, seed: int) -> tuple[Rollouts, Any, Any]:

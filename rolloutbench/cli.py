@@ -732,7 +732,12 @@ def record(
     at_steps: Annotated[
         str, typer.Option(help="Training steps after which scores are taken: `0,50,100`.", metavar="STEPS")
     ] = "0",
-    pool: Annotated[int, typer.Option(help="Prompts that are recorded, of the training pool.", min=2)] = 500,
+    pool: Annotated[
+        int | None,
+        typer.Option(
+            help="Prompts that are recorded, of the training pool.", min=2, show_default="500, or all"
+        ),
+    ] = None,
     rollouts: Annotated[int, typer.Option(help="Of each prompt.", min=4, max=10_000)] = 32,
     dimensions: Annotated[
         int, typer.Option(help="Numbers in a score's sketch: a multiple of 64.", min=64, max=65_536)

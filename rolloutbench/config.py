@@ -359,7 +359,7 @@ class Training(StudyFile):
     probe: Annotated[int, Field(ge=1, le=10_000)] = 32
 
     def made(self) -> TrainingStudy:
-        """One task. Raises InputError also where the device is not there."""
+        """One task."""
         common = self._common()
         with self._at("allocators"):
             specs = self.allocators or TRAINING_ALLOCATORS
@@ -393,6 +393,8 @@ class Training(StudyFile):
     def check(self, study: TrainingStudy) -> None:
         """Raises InputError where every run would fail: what is found before any begins."""
         (scenario,) = study.scenarios.values()
+        if scenario.device == "cuda" and not need("torch", "llm").cuda.is_available():
+            raise InputError(f"{self.where('device')} cuda: torch sees no GPU here; cpu or auto is expected")
         with self._at("model"):
             scenario.model.check(scenario.task)
         with self._at("task"):
@@ -422,10 +424,9 @@ class Training(StudyFile):
         return size
 
     def _device(self) -> Literal["cpu", "cuda"]:
-        there = need("torch", "llm").cuda.is_available()
-        if self.device == "cuda" and not there:
-            raise InputError(f"{self.where('device')} cuda: torch sees no GPU here; cpu or auto is expected")
-        return "cuda" if there and self.device != "cpu" else "cpu"
+        if self.device != "auto":  # whether it is there is asked before it is used: results travel
+            return self.device
+        return "cuda" if need("torch", "llm").cuda.is_available() else "cpu"
 
 
 PASSED_ON = (

@@ -147,7 +147,7 @@ class TrainingProgress(Progress):
         self._bar.update(task, rate=said)
         fresh = run["time"] > time_shown
         if fresh and not self._console.is_terminal and self._is_time():
-            self._say(said)
+            self._say(f"{self.done} of {self.total} runs done; {said}")
         self._shown[path] = task, run["time"]
 
     def _is_time(self) -> bool:

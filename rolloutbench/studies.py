@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from real_runs.settings import RealScenario, TrainerAggregation
-from real_runs.training import training_cells
+from real_runs.training import TrainingCell, training_cells
 from rolloutbench.experiment import Cell
 from rolloutbench.protocol import Aggregation, Allocator, Budget, Estimator, Predictor
 from rolloutbench.results import (
@@ -169,7 +169,7 @@ class TrainingStudy(Study):
     checkpoint_every: int = 10
     tensorboard: bool = False
 
-    def cells(self) -> Sequence[Cell]:
+    def cells(self) -> list[TrainingCell]:
         """Task x allocator x seed, and the reference runs."""
         how = self.estimator, self.aggregation, self.replicates, self.seed
         return training_cells(

@@ -62,6 +62,8 @@ def carry_out(
     with plan.opened(directory, overwrite) as store:
         known = set() if force else {*store.finished, *({} if retry_failed else store.failed)}
         pending = {key: plan.cells[key] for key in _in_turn(plan.cells) if key not in known}
+        for key in store.finished:  # where a kill came between storing and forgetting
+            _forget(plan.cells[key])
         watcher.begins(store, len(pending))
         shared: dict[int, tuple[object, Any]] = {}
         with contextlib.closing(executor.run(pending, plan.sources)) as outcomes:
@@ -71,9 +73,7 @@ def carry_out(
                 else:
                     described = {"description": describe(pending[key], shared), **plan.origin}
                     store.finish(key, result, described)
-                    cell = pending[key]
-                    if isinstance(cell, Resumable):
-                        cell.forget()
+                    _forget(pending[key])
                 watcher.ended(pending[key].label, result if isinstance(result, Failed) else None)
         plan.write_results(store)
     return store
@@ -97,6 +97,11 @@ def merge(
         if not store.missing():
             plan.write_results(store)
     return store
+
+
+def _forget(cell: Cell) -> None:
+    if isinstance(cell, Resumable):
+        cell.forget()
 
 
 @dataclass(frozen=True)

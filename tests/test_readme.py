@@ -104,6 +104,15 @@ def test_the_commands_shown_work(line, tmp_path, monkeypatch):
     if command.startswith("compare"):  # the same, but small
         command = command.replace("-s all", "-s mid-broad-v1") + " --quick --prompts 8"
         command += "" if "--snapshot" in command else " --steps 5"
+        command = command.replace(" --steps 5", "") if "replay:" in command else command
+    if command.startswith(("train", "record")):  # a far smaller model
+        Path("real_runs").symlink_to(ROOT / "real_runs")
+        command += " --task sorting[longest=4,pool_size=40,held_out=16] --model tiny[width=32,warmup_steps=5]"
+        monkeypatch.setenv("ROLLOUTBENCH_CACHE", str(tmp_path / "cache"))
+    if command.startswith("train"):
+        command += " --steps 2 --prompts 8 --group-size 2 --seeds 2"
+    if command.startswith("record"):
+        command += " --pool 8 --rollouts 8 --at-steps 0,2 --dimensions 64"
     if command.startswith("predict"):
         command = command.replace("u-shaped-v1", "u-shaped-v1[steps=5,pool_size=128]")
     done = run(command)

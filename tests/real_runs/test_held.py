@@ -63,16 +63,33 @@ STEP = st.lists(st.tuples(PROMPTS, st.integers(0, 1)), max_size=8)
 COLUMNS = st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 2), st.integers(0, 2)), max_size=5)
 
 
-@settings(max_examples=60)
-@given(st.lists(st.tuples(STEP, COLUMNS), min_size=1, max_size=4))
-def test_take_is_newest_first(steps):
+def what_is_there(waiting, columns):
+    """The columns, none of which asks for more than there is."""
+    left, modest = list(waiting), []
+    for q, *wanted in columns:
+        kept = []
+        for reward, count in zip((1, 0), wanted, strict=True):
+            fitting = [one for one in left if (one["prompt"], one["reward"]) == (q, reward)][:count]
+            left = [one for one in left if one not in fitting]
+            kept.append(len(fitting))
+        modest.append((q, *kept))
+    return modest
+
+
+@settings(max_examples=80)
+@given(st.lists(st.tuples(STEP, COLUMNS), min_size=1, max_size=5), st.integers(0, 20))
+def test_take_is_newest_first(steps, greedy):
+    """In step `greedy` it is asked for whatever was drawn, which may not be there."""
     held, waiting, number = Held(0), [], 0
     for step, (sampled, columns) in enumerate(steps):
         held.add(rollouts([q for q, _ in sampled], [r for _, r in sampled], step, number))
         for q, r in sampled:
             waiting.append({"prompt": q, "reward": r, "step": step, "number": number})
             number += 1
-        columns = [(q, k * (q >= 0), f * (q >= 0)) for q, k, f in columns]
+        if step == greedy:
+            columns = [(q, k * (q >= 0), f * (q >= 0)) for q, k, f in columns]
+        else:
+            columns = what_is_there(waiting, columns)
         prompts, successes, failures = np.array(columns, dtype=np.int64).reshape(-1, 3).T[:, None]
         groups = Groups(prompts, successes, failures, np.ones(prompts.shape))
         expected = taken_one_by_one(waiting, groups)
@@ -159,7 +176,7 @@ class Stored(Environment):
         return Outcomes(request.prompts, request.counts, successes)
 
     def update(self, groups):
-        found, columns = self.held.take(groups)
+        _, columns = self.held.take(groups)
         assert np.bincount(columns, minlength=groups.counts.shape[1]).tolist() == groups.counts[0].tolist()
         again, places = self.held.reused(groups, self.step)
         if groups.reused is not None:

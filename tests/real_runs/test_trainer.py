@@ -254,10 +254,9 @@ def test_rollouts_kept_from_an_earlier_step(stale, error):
     """Their ratio is 1, or to the policy that sampled them; only this step's are corrected otherwise."""
     sizes, successes = (4, 4), (2, 1)
     how = {"stale": stale, "learning_rate": 0.02, "warmup_steps": 0}
-    run, outcomes = sampled_run(error=error, sizes=sizes, successes=successes, **how)
+    run, _ = sampled_run(error=error, sizes=sizes, successes=successes, **how)
     early = run._held.waiting
     # The first step trains on prompt 0 alone; prompt 1 waits.
-    run.ledger.trained[:] = 0
     only = Groups(np.array([[0]]), np.array([[2]]), np.array([[2]]), np.ones((1, 1)))
     run.ledger.use(only)
     run.update(only)
