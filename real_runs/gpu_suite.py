@@ -15,7 +15,6 @@ CUDA graphs instead. `--device cpu --study FILE` runs any `train` study the same
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -63,7 +62,7 @@ def run(
         try:
             code = training.wait(60 * minutes - SPARE_SECONDS)
         except subprocess.TimeoutExpired:
-            training.send_signal(signal.SIGINT)  # finished runs are stored, the others keep checkpoints
+            training.terminate()  # finished runs are stored, the others keep their checkpoints
             training.wait()
             print(f"{minutes:g} minutes are over; the same command goes on", file=sys.stderr)
             code = 0

@@ -184,31 +184,6 @@ LEARNING_METRICS = {
                 ("prompts", "prompts rolled out", "prompts"),
             )
         ),
-        *(
-            Metric(
-                f"seconds_{phase}_per_step", f"seconds of {phase} per step", "s", None, f"{what}; real runs"
-            )
-            for phase, what in (
-                ("generation", "sampling responses"),
-                ("verification", "decoding and checking them"),
-                ("allocation", "the allocator itself"),
-                ("update", "gradients, optimizer, weights to the engine"),
-            )
-        ),
-        Metric(
-            "tokens_per_second",
-            "generated tokens per second",
-            "tokens/s",
-            None,
-            "over the seconds of generation; real runs",
-        ),
-        Metric(
-            "unverified_ratio",
-            "rollouts whose verifier failed",
-            "share of generated",
-            "lower",
-            "it raised or took too long, and the reward is 0; real runs",
-        ),
         Metric(
             "wasted_ratio",
             "wasted rollouts",
@@ -266,6 +241,36 @@ LEARNING_METRICS = {
 }
 
 
+TRAINING_METRICS = LEARNING_METRICS | {
+    metric.name: metric
+    for metric in (
+        *(
+            Metric(f"seconds_{phase}_per_step", f"seconds of {phase} per step", "s", None, f"{what}")
+            for phase, what in (
+                ("generation", "sampling responses"),
+                ("verification", "decoding and checking them"),
+                ("allocation", "the allocator itself"),
+                ("update", "gradients, optimizer, weights to the engine"),
+            )
+        ),
+        Metric(
+            "tokens_per_second",
+            "generated tokens per second",
+            "tokens/s",
+            None,
+            "over the seconds of generation",
+        ),
+        Metric(
+            "unverified_ratio",
+            "rollouts whose verifier failed",
+            "share of generated",
+            "lower",
+            "it raised or took too long, and the reward is 0",
+        ),
+    )
+}
+"""Of real runs, whose seconds are measured."""
+
 CALIBRATION_BINS = 10
 """Predictions are binned into as many equal bins where calibration is read."""
 
@@ -288,7 +293,7 @@ PREDICTION_METRICS = {
 }
 
 
-METRICS = SNAPSHOT_METRICS | LEARNING_METRICS | PREDICTION_METRICS
+METRICS = SNAPSHOT_METRICS | TRAINING_METRICS | PREDICTION_METRICS
 """Everything that has a name. Where a step and a run have a metric of one name, it means the same."""
 
 COUNT_BINS = 20

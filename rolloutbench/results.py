@@ -27,6 +27,7 @@ from rolloutbench.metrics import (
     PREDICTION_METRICS,
     REFERENCE,
     SNAPSHOT_METRICS,
+    TRAINING_METRICS,
     TUNED_PREFIX,
     Metric,
 )
@@ -255,6 +256,7 @@ class TrainingResults(LearningResults):
 
     kind = "training"
     question = "Which allocator trains a language model most for the rollouts it pays for?"
+    metrics = TRAINING_METRICS
 
     def figures(self) -> Iterator[tuple[str, Figure]]:
         """Those of simulated runs, and what the seconds of a step are spent on."""

@@ -242,3 +242,26 @@ def test_accuracy_by_bin():
     assert found["accuracy@0.1"][0] == pytest.approx(0.6)
     assert found["accuracy@0.9"][0] == pytest.approx(0.9)
     assert np.isnan(found["accuracy@0.5"][0])
+
+
+def test_the_costs_of_a_run_that_made_fewer_steps_are_those_of_the_steps_it_made():
+    """As a real run does whose steps are dear: it is followed by rollouts, not by steps."""
+    dear = curve("dear", STRAIGHT[:3], per_step=30.0)
+    values = measured(REFERENCE_RUN, dear)["dear"][0]
+    assert values["rollouts_per_step"] == 30
+    assert values["trained_per_step"] == 30
+    assert values["seconds_per_step"] == 60
+    assert np.isnan(values["accuracy_at_steps"])  # what was not reached stays unknown
+
+
+def test_phases_of_a_real_run():
+    phases = {"seconds_generation": 3.0, "seconds_update": 1.0, "unverified": 0.5}
+    runs = [
+        run.assign(**{k: v * run.steps for k, v in phases.items()})
+        for run in (REFERENCE_RUN, curve("u", STRAIGHT))
+    ]
+    values = measured(*runs)["u"][0]
+    assert values["seconds_generation_per_step"] == 3
+    assert values["seconds_update_per_step"] == 1
+    assert values["tokens_per_second"] == pytest.approx(70 / 3)
+    assert values["unverified_ratio"] == pytest.approx(0.05)
