@@ -61,9 +61,10 @@ class Run:
         """The names of what was recorded."""
         return list(self._rows.columns)
 
-    def at_step(self, column: str, step: int) -> FloatArray:
-        """The value (R,) at a step, linear between evaluations."""
-        return interpolate_curves(self["steps"], self[column], np.array([float(step)]))[:, 0]
+    def at_step(self, column: str, step: float | FloatArray) -> FloatArray:
+        """The value (R,) at a step, or at one of each replicate (R,), linear between evaluations."""
+        at = np.broadcast_to(np.asarray(step, dtype=np.float64), (len(self.replicates),))
+        return interpolate_curves(self["steps"], self[column], at[:, None])[:, 0]
 
 
 def learning_metrics(curves: pd.DataFrame, steps: dict[str, int]) -> pd.DataFrame:
@@ -164,9 +165,10 @@ def _reached(
 
 
 def _costs(run: Run, steps: int) -> dict[str, FloatArray]:
-    """What the scenario's steps cost, and what of it was of use."""
+    """What the scenario's steps cost, and what of it was of use; of those made, where a run made fewer."""
+    made = np.maximum(np.minimum(steps, _last(run["steps"])[:, 0]), 1)
     total = {
-        name: run.at_step(name, steps)
+        name: run.at_step(name, made)
         for name in run.columns
         if name in {"rollouts", "trained", "held", "ineffective", "stages", "prompts", "tokens", "seconds"}
         or name in {"groups", "effective", "unsolved", "unsolved_after_reuse"}
@@ -175,9 +177,9 @@ def _costs(run: Run, steps: int) -> dict[str, FloatArray]:
     generated, groups = np.maximum(total["rollouts"], 1), np.maximum(total["groups"], 1)
     discarded = {name: total[f"discarded_{name}"] / generated for name in (*DISCARDED, "other")}
     return {
-        **{f"{name}_per_step": total[name] / steps for name in ("rollouts", "tokens", "seconds")},
-        **{f"{name}_per_step": total[name] / steps for name in ("stages", "prompts", "trained")},
-        **_only_measured(total, steps),
+        **{f"{name}_per_step": total[name] / made for name in ("rollouts", "tokens", "seconds")},
+        **{f"{name}_per_step": total[name] / made for name in ("stages", "prompts", "trained")},
+        **_only_measured(total, made),
         "wasted_ratio": sum(discarded.values()) + total["ineffective"] / generated,
         "ineffective_ratio": total["ineffective"] / generated,
         **{f"{name}_ratio": value for name, value in discarded.items()},
@@ -188,7 +190,7 @@ def _costs(run: Run, steps: int) -> dict[str, FloatArray]:
     }
 
 
-def _only_measured(total: dict[str, FloatArray], steps: int) -> dict[str, FloatArray]:
+def _only_measured(total: dict[str, FloatArray], steps: FloatArray) -> dict[str, FloatArray]:
     """What only real runs have: seconds by phase, speed of generation, failures of the verifier."""
     if "seconds_generation" not in total:
         return {}
