@@ -23,6 +23,9 @@ from rolloutbench import tables as terminal
 from rolloutbench.protocol import InputError
 from rolloutbench.score_bank import ScoreBank, write_bank
 
+NO_TESTS = pd.DataFrame(
+    columns=["test", "of", "statistic", "p_value", "permuted", "prompts", "verdict", "step"]
+)
 MOST_PROMPTS = 500
 """Where nobody says how many."""
 HALVES = {False: "the same rollouts", True: "other rollouts"}
@@ -98,7 +101,7 @@ def record(
         "level": [problem.level for problem in problems],
     }
     tell("tests")
-    tests, variance, agreeing = [pd.DataFrame({"test": [], "p_value": [], "step": []})], [], []
+    tests, variance, agreeing = [], [], []
     for step in at:
         here = bank.at(step)
         try:
@@ -113,7 +116,7 @@ def record(
         f"{cell.scenario_name}, {scenario.model_name}, {prompts} prompts x {rollouts} rollouts, groups of "
         f"{scenario.group_size}, seed {cell.seed}"
     )
-    whole = (pd.concat(part, ignore_index=True) for part in (tests, variance, agreeing))
+    whole = (pd.concat(part, ignore_index=True) for part in (tests or [NO_TESTS], variance, agreeing))
     return Recorded(bank, known, conditions, *whole)
 
 
@@ -127,19 +130,20 @@ def _scored(run: Run, prompts: int, rollouts: int, dimensions: int, seed: int) -
 
 
 def write(found: Recorded, directory: Path) -> None:
-    """Bank, tables and scatter plot."""
+    """The bank, and in `scores` tables and scatter plots: so a bank can lie in its study's directory."""
     from rolloutbench.plotting.panels import save
     from rolloutbench.plotting.scores import variance_scatter
 
     write_bank(found.bank, directory, found.known)
+    scores = directory / "scores"
+    scores.mkdir(exist_ok=True)
     for name in ("tests", "variance", "agreement"):
-        getattr(found, name).to_csv(directory / f"{name}.csv", index=False)
-    (directory / "plots").mkdir(exist_ok=True)
+        getattr(found, name).to_csv(scores / f"{name}.csv", index=False)
     for (step, told), table in found.variance.groupby(["step", "predicted_from"]):
         about = f"{found.conditions}; after {step} steps; predicted from {told}"
         here = (found.agreement.step == step) & (found.agreement.predicted_from == told)
         name = f"variance_{step}{'_other' * (told == HALVES[True])}"
-        save(variance_scatter(table, about, found.agreement[here]), directory / "plots", name)
+        save(variance_scatter(table, about, found.agreement[here]), scores, name)
 
 
 def tables(found: Recorded) -> list[Table]:

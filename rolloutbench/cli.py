@@ -744,9 +744,9 @@ def record(
     ] = 256,
     seed: Seed = None,
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(show_default="auto")] = None,
-    out: Annotated[Path, typer.Option(help="Directory for the bank, tables and plot.")] = Path(
-        "rolloutbench-record"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Directory for the bank, and `scores` in it for tables and plots.")
+    ] = Path("rolloutbench-record"),
     as_json: AsJson = False,
 ) -> None:
     """Record a score bank: rewards and gradients of single rollouts of a language model.
@@ -757,6 +757,9 @@ def record(
     predict the measured variance of a prompt's gradient.
 
     `rolloutbench record --task sorting --at-steps 0,100 --pool 200`
+
+    `rolloutbench record real/study.toml --out real` puts it beside the study that it belongs to, where `fit`
+    finds it.
     """
     from real_runs import recording  # with torch, which takes seconds
 
@@ -781,7 +784,7 @@ def record(
     for table in recording.tables(found):
         console.print(table)
         console.print()
-    console.print(f"bank  {out / 'bank.parquet'}\nplot  {out / 'plots'}/", soft_wrap=True)
+    console.print(f"bank    {out / 'bank.parquet'}\nscores  {out / 'scores'}/", soft_wrap=True)
 
 
 def _whole_numbers(option: str, text: str) -> list[int]:

@@ -59,14 +59,14 @@ def test_rewards_are_those_of_the_model(recorded):
 def test_tables_and_plots_are_written(recorded):
     directory, answer = recorded
     for name in ("tests", "variance", "agreement"):
-        assert len(pd.read_csv(directory / f"{name}.csv"))
-    assert sorted(path.name for path in (directory / "plots").glob("*.png")) == [
+        assert len(pd.read_csv(directory / "scores" / f"{name}.csv"))
+    assert sorted(path.name for path in (directory / "scores").glob("*.png")) == [
         "variance_0.png",
         "variance_0_other.png",
         "variance_3.png",
         "variance_3_other.png",
     ]
-    written = pd.read_csv(directory / "agreement.csv").estimate
+    written = pd.read_csv(directory / "scores" / "agreement.csv").estimate
     told = [np.nan if row["estimate"] is None else row["estimate"] for row in answer["agreement"]]
     np.testing.assert_allclose(written, told)
     assert written.notna().any()
