@@ -151,10 +151,12 @@ def agreement(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.D
         mixed = part[(part.measured > 0) & (part.predicted > 0)]
         measured, predicted = mixed.measured.to_numpy(), mixed.predicted.to_numpy()
         for metric, statistic in METRICS.items():
-            found = Interval(np.nan, np.nan, np.nan)  # which fewer than three prompts do not give
+            found = Interval(*np.full((3, 1), np.nan))  # which fewer than three prompts do not give
             if len(mixed) >= 3:
                 found = paired_bootstrap(statistic, measured, predicted, resamples=resamples, seed=seed)
-            rows.append([*key, metric, *map(float, found), len(mixed), len(part) - len(mixed)])
+            rows.append(
+                [*key, metric, *(np.ravel(part)[0] for part in found), len(mixed), len(part) - len(mixed)]
+            )
     columns = [*keys, "metric", "estimate", "low", "high", "prompts", "dropped"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -172,7 +174,8 @@ def _explained(measured: FloatArray, predicted: FloatArray) -> FloatArray:
 
 def _divided(above: FloatArray, below: FloatArray) -> FloatArray:
     """NaN where the divisor is 0: of values that do not differ nothing can be said."""
-    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+    ratio: FloatArray = np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+    return ratio
 
 
 METRICS: dict[str, Callable[[FloatArray, FloatArray], FloatArray]] = {

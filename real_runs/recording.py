@@ -6,6 +6,7 @@ in a study. Sampling for the bank is a measurement and nobody's bill.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,8 @@ def write(found: Recorded, directory: Path) -> None:
     scores.mkdir(exist_ok=True)
     for name in ("tests", "variance", "agreement"):
         getattr(found, name).to_csv(scores / f"{name}.csv", index=False)
+    facts = {"conditions": found.conditions, **found.bank.about}
+    (scores / "about.json").write_text(json.dumps(facts, indent=1) + "\n")
     for (step, told), table in found.variance.groupby(["step", "predicted_from"]):
         about = f"{found.conditions}; after {step} steps; predicted from {told}"
         here = (found.agreement.step == step) & (found.agreement.predicted_from == told)

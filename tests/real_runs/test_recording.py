@@ -1,5 +1,7 @@
 """A score bank recorded through the command line, and what is done with it."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -70,6 +72,9 @@ def test_tables_and_plots_are_written(recorded):
     told = [np.nan if row["estimate"] is None else row["estimate"] for row in answer["agreement"]]
     np.testing.assert_allclose(written, told)
     assert written.notna().any()
+    about = json.loads((directory / "scores" / "about.json").read_text())
+    assert about["command"].startswith("rolloutbench record")
+    assert "20 prompts x 8 rollouts" in about["conditions"]
 
 
 def test_allocators_are_compared_on_it(recorded, tmp_path):
