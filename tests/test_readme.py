@@ -49,6 +49,8 @@ TABLES = {
     "prediction": lambda: recorded_table(
         "prediction_default", "u-shaped-v1", "brier_later", tables.PREDICTION_COLUMNS, "predictor"
     ),
+    "real": lambda: recorded_table("real_sorting", "sorting", "area_over_rollouts", tables.LEARNING_COLUMNS),
+    "replay": lambda: recorded_table("real_sorting_replay", "replay:real_sorting", "snr"),
     "snapshot": lambda: recorded_table("snapshot_default", "snapshot-u-shaped-v1", "snr"),
 }
 QUOTED = {
@@ -74,6 +76,27 @@ def test_every_number_with_an_interval_is_recorded():
     numbers = re.findall(r"\d\.\d+ ±\d\.\d+", README)
     assert len(numbers) > 50
     assert [number for number in numbers if number not in everything] == []
+
+
+def spans(rows: pd.DataFrame, *names: str) -> list[str]:
+    return [f"{row[names[0]]:.2f} [{row[names[1]]:.2f}, {row[names[2]]:.2f}]" for _, row in rows.iterrows()]
+
+
+def test_what_is_said_of_real_runs_is_recorded():
+    """Every `estimate [low, high]` with two digits: agreement of rankings, and of variances."""
+    folder = ROOT / "results" / "real_sorting"
+    known = []
+    for name in ("validation", "validation_default"):
+        known += spans(pd.read_csv(folder / name / "validation.csv"), "tau", "tau_low", "tau_high")
+    scores = pd.read_csv(ROOT / "results" / "real_sorting_scores" / "agreement.csv")
+    known += spans(scores[scores.metric == "spearman"], "estimate", "low", "high")
+    section = README[README.index("## Real runs") : README.index("## The simulated policy")]
+    said = re.findall(r"-?\d\.\d\d \[-?\d\.\d\d, -?\d\.\d\d\]", " ".join(section.split()))
+    assert len(said) >= 13
+    assert [span for span in said if span not in known] == []
+    tests = pd.read_csv(ROOT / "results" / "real_sorting_scores" / "tests.csv")
+    assert (tests.p_value.dropna() < 1e-6).all()
+    assert set(tests.step) == {0, 50, 100}
 
 
 def test_the_allocator_of_your_own_is_a_whole_program(tmp_path):
@@ -107,7 +130,7 @@ def test_the_commands_shown_work(line, tmp_path, monkeypatch):
         command = command.replace(" --steps 5", "") if "replay:" in command else command
     if command.startswith(("train", "record")):  # a far smaller model
         Path("real_runs").symlink_to(ROOT / "real_runs")
-        command += " --task sorting[longest=4,pool_size=40,held_out=16] --model tiny[width=32,warmup_steps=5]"
+        command += " --task sorting[longest=4,pool_size=80,held_out=16] --model tiny[width=32,warmup_steps=5]"
         monkeypatch.setenv("ROLLOUTBENCH_CACHE", str(tmp_path / "cache"))
     if command.startswith("train"):
         command += " --steps 2 --prompts 8 --group-size 2 --seeds 2"
