@@ -146,12 +146,10 @@ class TrainingProgress(Progress):
             task = self._bar.add_task("", total=None, rate="", failures="")
         self._bar.update(task, rate=said)
         fresh = run["time"] > time_shown
-        if fresh and not self._console.is_terminal and self._is_time():
+        late = time.monotonic() - self._said > SECONDS_BETWEEN_LINES
+        if fresh and late and not self._console.is_terminal:
             self._say(f"{self.done} of {self.total} runs done; {said}")
         self._shown[path] = task, run["time"]
-
-    def _is_time(self) -> bool:
-        return time.monotonic() - self._said > SECONDS_BETWEEN_LINES or (self.done > 0 and super()._is_time())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

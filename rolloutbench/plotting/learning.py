@@ -90,6 +90,7 @@ def learning_curves(curves: pd.DataFrame, steps: dict[str, int], axis: str, cond
                     fontsize=6, color="0.4", va="center",
                 )  # fmt: skip
             axes.set_xlim(0, spent)
+            _keep_means_readable(axes)
         _finish_curves(figure, panels, axis, "accuracy gain (points)", shape)
         targets = " and ".join(f"{100 * share:g}%" for share in TARGETS)
         say(
@@ -558,6 +559,18 @@ def _line(
         label=name,
     )
     axes.fill_between(at, low, high, color=style.color, alpha=max(0.08, min(0.15, 1 / len(look))), lw=0)
+
+
+def _keep_means_readable(axes: Axes) -> None:
+    """Cut bands that dwarf the lines, as those of two seeds do, at as far from the lines as these reach."""
+    means = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.get_lines()])
+    if not np.isfinite(means).any():
+        return
+    least, most = np.nanmin(means), np.nanmax(means)
+    low, high = axes.get_ylim()
+    reach = most - least
+    if reach > 0 and (low < least - reach or high > most + reach):
+        axes.set_ylim(max(low, least - reach), min(high, most + reach))
 
 
 def _allocator_looks(curves: pd.DataFrame) -> dict[str, Look]:

@@ -6,6 +6,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from rolloutbench.allocators import allocators
@@ -588,3 +589,23 @@ def test_where_uniform_stays_at_zero_nothing_is_claimed(tmp_path):
     save(profiles, tmp_path, "profiles")
     assert "undefined: uniform's is never above 0" in text_of(profiles)
     assert "1 scenario;" in profiles.get_suptitle()
+
+
+def test_bands_of_two_seeds_do_not_dwarf_the_lines():
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], [0.0, 10.0])
+    axes.fill_between([0, 1], [-300.0, -300.0], [5.0, 12.0])
+    plots._keep_means_readable(axes)
+    assert axes.get_ylim()[0] == -10
+    assert 12 < axes.get_ylim()[1] <= 20
+
+
+def test_ordinary_bands_are_left_as_they_are():
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], [0.0, 10.0])
+    axes.fill_between([0, 1], [-1.0, 8.0], [1.0, 12.0])
+    before = axes.get_ylim()
+    plots._keep_means_readable(axes)
+    assert axes.get_ylim() == before
