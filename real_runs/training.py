@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -81,6 +82,11 @@ class TrainingCell:
         (key,) = identify([self])[0]  # that of its results: a checkpoint of other code is not continued
         return self.runs / key
 
+    @property
+    def enough(self) -> float:
+        """Generated rollouts to which it is followed."""
+        return HORIZON * self.scenario.steps * self.scenario.budget.rollouts
+
     def run(self) -> pd.DataFrame:
         """The curves: one row for each evaluation, sums since the start. See rolloutbench/metrics.py."""
         with started(self) as run:
@@ -100,7 +106,7 @@ class TrainingCell:
         if self.directory is not None and self.directory.is_dir():
             for name in ("checkpoint.safetensors", "progress.json"):
                 (self.directory / name).unlink(missing_ok=True)
-            for empty in (self.directory, self.directory.parent):  # TensorBoard's files stay
+            for empty in (self.directory, self.directory.parent):  # where TensorBoard's files are not
                 with contextlib.suppress(OSError):
                     empty.rmdir()
 
@@ -167,7 +173,7 @@ class Run:
     def followed(self) -> tuple[list[dict[str, float]], float]:
         """The rows, and the allocator's own seconds per step. From the checkpoint, where there is one."""
         scenario, environment = self.cell.scenario, self.environment
-        enough = HORIZON * scenario.steps * scenario.budget.rollouts
+        enough = self.cell.enough
         self._resume()
         if not self.rows:
             self._evaluate()
@@ -223,10 +229,11 @@ class Run:
             return
         directory.mkdir(parents=True, exist_ok=True)
         shown = {name: row[name] for name in ("steps", "accuracy", "rollouts", "seconds")}
-        said = {"label": self.cell.label, "time": time.time(), **shown}
+        said = {"label": self.cell.label, "time": time.time(), "of": self.cell.enough, **shown}
         write_whole(directory / "progress.json", json.dumps(said).encode())
         if self.cell.tensorboard:
-            with need("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(directory)) as writer:
+            named = directory.parent / "tensorboard" / re.sub(r"[^\w=,.\[\]-]", "_", self.cell.label)
+            with need("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(named)) as writer:
                 for name, value in row.items():
                     if np.isfinite(value):
                         writer.add_scalar(name, value, int(row["rollouts"]))

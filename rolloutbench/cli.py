@@ -651,7 +651,7 @@ def train(
         int, typer.Option(help="Steps; a killed run goes on from there.", min=1)
     ] = 10,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Event files of every run in OUT/runs.")
+        bool, typer.Option("--tensorboard", help="Event files of every run in OUT/runs/tensorboard.")
     ] = False,
     jobs: Annotated[
         int | None,

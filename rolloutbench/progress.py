@@ -139,12 +139,12 @@ class TrainingProgress(Progress):
     def _show(self, path: Path, run: dict[str, Any]) -> None:
         said = (
             f"{run['label']}: step {run['steps']:.0f}, accuracy {run['accuracy']:.3f}, "
-            f"{run['rollouts']:,.0f} rollouts, {run['seconds']:.0f} s"
+            f"{run['rollouts']:,.0f} of {run['of']:,.0f} rollouts, {run['seconds']:.0f} s"
         )
         task, time_shown = self._shown.get(path, (None, 0.0))
         if task is None:
-            task = self._bar.add_task("", total=None, rate="", failures="")
-        self._bar.update(task, rate=said)
+            task = self._bar.add_task("", total=run["of"], rate="", failures="")
+        self._bar.update(task, completed=run["rollouts"], rate=said)
         fresh = run["time"] > time_shown
         late = time.monotonic() - self._said > SECONDS_BETWEEN_LINES
         if fresh and late and not self._console.is_terminal:

@@ -18,6 +18,7 @@ import torch
 from command_line import run as command
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing import event_accumulator
 
 from real_runs import checkpoint
 from real_runs.environment import RealRun
@@ -413,3 +414,15 @@ def test_a_cache_that_cannot_be_written(here, monkeypatch):
     assert last.startswith("rolloutbench: error: ")
     assert str(here / "file") in last
     assert "Traceback" not in err
+
+
+def test_event_files_are_named_after_their_runs(cache, tmp_path):
+    one = cell(cache, tmp_path, tensorboard=True)
+    table = one.run()
+    one.forget()
+    (kept,) = tmp_path.iterdir()
+    (folder,) = kept.iterdir()
+    assert (kept.name, folder.name) == ("tensorboard", f"{TASK}_uniform_seed_0")
+    events = event_accumulator.EventAccumulator(str(folder)).Reload()
+    told = [(event.step, event.value) for event in events.Scalars("accuracy")]
+    assert told == [(r, pytest.approx(a)) for r, a in zip(table.rollouts, table.accuracy, strict=True)]
