@@ -122,7 +122,7 @@ class RealRun(Environment):
         merged = self.ledger.step_merged
         if merged is not None:
             self.counts.add(self.pool.pass_rates[merged.prompts], merged.counts)
-        self.totals.add(groups)
+        self.totals.add(groups, merged)
         with self._timed("update"):
             measured = self.trainer.update(self.batch(groups))
             self.engine.sync()

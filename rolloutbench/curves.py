@@ -171,7 +171,8 @@ def _costs(run: Run, steps: int) -> dict[str, FloatArray]:
         name: run.at_step(name, made)
         for name in run.columns
         if name in {"rollouts", "trained", "held", "ineffective", "stages", "prompts", "tokens", "seconds"}
-        or name in {"groups", "effective", "unsolved", "unsolved_after_reuse"}
+        or name in {"groups", "effective", "unsolved", "unsolved_after_reuse", "deviation"}
+        or name in {"asked", "solved", "rewarded"}
         or name.startswith(("discarded_", "seconds_", "unverified"))
     }
     generated, groups = np.maximum(total["rollouts"], 1), np.maximum(total["groups"], 1)
@@ -187,6 +188,9 @@ def _costs(run: Run, steps: int) -> dict[str, FloatArray]:
         "effective_ratio": total["effective"] / groups,
         "unsolved_ratio": total["unsolved"] / groups,
         "unsolved_after_reuse_ratio": total["unsolved_after_reuse"] / groups,
+        "solved_ratio": total["solved"] / np.maximum(total["asked"], 1),
+        "mean_reward": total["rewarded"] / generated,
+        "reward_deviation": total["deviation"] / groups,
     }
 
 

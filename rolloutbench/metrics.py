@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rolloutbench.protocol import FloatArray, Groups, IntArray, Ledger
+from rolloutbench.protocol import FloatArray, Groups, IntArray, Ledger, Outcomes
 
 BASELINE = "uniform"
 """Every study runs it, and every ratio is against it."""
@@ -237,6 +237,27 @@ LEARNING_METRICS = {
             "lower",
             "the same after stored successes joined",
         ),
+        Metric(
+            "solved_ratio",
+            "prompts solved in every rollout",
+            "share of prompts",
+            None,
+            "prompts of which every rollout of a step got reward 1, of those that were rolled out",
+        ),
+        Metric(
+            "mean_reward",
+            "mean reward of generated rollouts",
+            "share of generated",
+            None,
+            "not comparable between allocators: who asks more of hard prompts sees fewer successes",
+        ),
+        Metric(
+            "reward_deviation",
+            "standard deviation of a group's rewards",
+            "reward",
+            None,
+            "sqrt(k (n - k)) / n, mean over trained groups; one half at most",
+        ),
     )
 }
 
@@ -338,15 +359,21 @@ equal rewards dropped; a usable group beyond the batch; a buffered one too old; 
 
 
 class Totals:
-    """Sums over steps, each (R,), of what was trained on."""
+    """Sums over steps, each (R,), of what was generated and what was trained on."""
 
     def __init__(self, replicates: int) -> None:
         self.groups, self.effective, self.unsolved, self.unsolved_after_reuse, self.ineffective = np.zeros(
             (5, replicates)
         )
+        self.deviation, self.asked, self.solved, self.rewarded = np.zeros((4, replicates))
 
-    def add(self, groups: Groups) -> None:
-        """One update's groups."""
+    def add(self, groups: Groups, generated: Outcomes | None) -> None:
+        """One update's groups, and all that its step generated."""
+        if generated is not None:
+            asked = generated.counts > 0
+            self.asked += asked.sum(axis=1)
+            self.solved += (asked & (generated.successes == generated.counts)).sum(axis=1)
+            self.rewarded += generated.successes.sum(axis=1)
         present = groups.prompts >= 0
         unsolved = none = present & (groups.successes == 0)
         if groups.reused is not None:
@@ -357,9 +384,16 @@ class Totals:
         self.unsolved += unsolved.sum(axis=1)
         self.unsolved_after_reuse += none.sum(axis=1)
         self.ineffective += (groups.counts * ~mixed).sum(axis=1)
+        spread = np.sqrt(groups.successes * groups.failures) / np.maximum(groups.counts, 1)
+        self.deviation += spread.sum(axis=1)
 
     def columns(self, ledger: Ledger) -> dict[str, FloatArray]:
-        """All sums, with the ledger's. `ineffective` are trained rollouts of groups with equal rewards."""
+        """All sums, with the ledger's.
+
+        `ineffective` are trained rollouts of groups with equal rewards, `deviation` the standard deviations
+        of the rewards of trained groups; `asked` are prompts rolled out, once a step, `solved` those of
+        them with no failure, `rewarded` rollouts with reward 1.
+        """
         given_up = {f"discarded_{name}": ledger.discarded.get(name, 0) for name in DISCARDED}
         others = [count for name, count in ledger.discarded.items() if name not in DISCARDED]
         sums = {
@@ -375,6 +409,10 @@ class Totals:
             "effective": self.effective,
             "unsolved": self.unsolved,
             "unsolved_after_reuse": self.unsolved_after_reuse,
+            "deviation": self.deviation,
+            "asked": self.asked,
+            "solved": self.solved,
+            "rewarded": self.rewarded,
         }
         return {name: np.broadcast_to(value, self.groups.shape).astype(float) for name, value in sums.items()}
 

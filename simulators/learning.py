@@ -164,7 +164,7 @@ class Learning(Environment):
         outcomes = self.ledger.step_merged
         if outcomes is not None:
             self.counts.add(self.success(outcomes.prompts), outcomes.counts)
-        self.totals.add(groups)
+        self.totals.add(groups, outcomes)
         difficulty, features, p = self._look(groups.prompts)
         shares = prompt_shares(self.setting.aggregation, groups)
         x, noise = self._contributions(groups, difficulty, features, p)

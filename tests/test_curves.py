@@ -18,6 +18,7 @@ from rolloutbench.metrics import (
 from rolloutbench.protocol import Groups, Ledger, Outcomes, Reuse
 
 SUMS = ("trained", "held", "ineffective", "stages", "prompts", "groups", "effective", "unsolved")
+SUMS += ("deviation", "asked", "solved", "rewarded")
 SUMS += ("unsolved_after_reuse", "discarded_other", *(f"discarded_{name}" for name in DISCARDED))
 
 
@@ -222,7 +223,7 @@ def test_totals_and_ledger():
     )
     ledger.solved[0, 1] = True
     ledger.use(groups)
-    totals.add(groups)
+    totals.add(groups, ledger.step_merged)
     columns = {name: float(value[0]) for name, value in totals.columns(ledger).items()}
     assert columns["rollouts"] == 16
     assert columns["trained"] == 11
@@ -234,6 +235,10 @@ def test_totals_and_ledger():
     assert columns["unsolved"] == 1
     assert columns["unsolved_after_reuse"] == 0
     assert columns["ineffective"] == 4
+    assert columns["deviation"] == pytest.approx(0.5)  # one group of 2 and 2; the others have one reward
+    assert columns["asked"] == 4
+    assert columns["solved"] == 1
+    assert columns["rewarded"] == 7
 
 
 def test_accuracy_by_bin():
