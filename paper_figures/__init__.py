@@ -1,1 +1,1 @@
-"""One file a paper: its figures and tables redrawn, its claims beside ours. Nothing here yet."""
+"""The papers' figures and tables redrawn beside what is measured here, and their claims put to the test."""

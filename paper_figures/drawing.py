@@ -1,0 +1,184 @@
+"""From a table to a figure. All that is drawn stands in one long table, which is written beside it.
+
+Its columns: panel; series, the allocator or predictor or rule, which gives the colour; source, `ours` or
+`published`; x, a number along `Curves` and the name of a row in `Rows`; value, low, high. Low and high
+are the ends of a 95% interval, NaN where a number has none. What was published is grey, with the line or
+marker of the series that it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from rolloutbench.plotting.panels import TICKS, finish, folded_all, legend_below, panel_for_each, say
+from rolloutbench.plotting.style import STYLES, Look, Style, looks, print_style
+
+COLUMNS = ("panel", "series", "source", "x", "value", "low", "high")
+OURS, PUBLISHED = "ours", "published"
+GREY = "0.62"
+FEW = 14
+"""So many points or fewer of a curve are marked, with whiskers instead of a band."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a table is drawn: labels of the axes, panels in a row, and the series' looks.
+
+    `y` and `x` are labels with units, one for all panels or one for each. `level` is a line that says
+    where nothing is gained. `marked` gives a series that is no registered method its colour.
+    """
+
+    x: str
+    y: str | Mapping[str, str] = ""
+    columns: int = 2
+    height: float = 1.75
+    log: str = ""
+    level: float | None = None
+    styles: Mapping[str, Style] = field(default_factory=lambda: STYLES)
+    marked: Mapping[str, Style] = field(default_factory=dict)
+
+    def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
+        """One panel for each name in the column, with the small print `said` above."""
+        raise NotImplementedError
+
+    def looks_of(self, table: pd.DataFrame) -> dict[str, Look]:
+        """By series, in order of appearance."""
+        return looks([str(name) for name in table.series.unique()], {**self.styles, **self.marked})
+
+    def _finish(
+        self, figure: Figure, panels: dict[str, Axes], said: Sequence[str], entries: dict[str, Artist]
+    ) -> None:
+        finish(figure, panels, self.x, self.y if isinstance(self.y, str) else "", "", self.columns)
+        if not isinstance(self.y, str):
+            for name, axes in panels.items():
+                axes.set_ylabel(self.y[name])
+        say(figure, *said)
+        legend_below(figure, entries)
+
+
+@dataclass(frozen=True)
+class Curves(Layout):
+    """Lines over a number: bands are 95% intervals, or whiskers where the points are few."""
+
+    def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
+        """Published lines behind ours."""
+        with print_style():
+            figure, panels = panel_for_each(table.panel.unique(), self.height, columns=self.columns)
+            look = self.looks_of(table)
+            entries: dict[str, Artist] = {}
+            for panel, axes in panels.items():
+                if self.level is not None:
+                    axes.axhline(self.level, color="0.4", lw=0.7, ls=":", zorder=1)
+                here = table[table.panel == panel]
+                for (source, series), rows in here.groupby(["source", "series"], sort=False):
+                    line = _line(axes, rows.sort_values("x", kind="stable"), source, look[str(series)])
+                    entries.setdefault(_label(source, series, look), line)
+                axes.margins(x=0.02)
+                if "x" in self.log:
+                    axes.set_xscale("log")
+                if "y" in self.log:
+                    axes.set_yscale("log")
+            self._finish(figure, panels, said, _ours_first(entries))
+        return figure
+
+
+@dataclass(frozen=True)
+class Rows(Layout):
+    """A row for each name, a point with its 95% interval along the axis: a table as a picture."""
+
+    def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
+        """Series of one row stand side by side, published ones first."""
+        with print_style():
+            names = {panel: rows.x.unique().tolist() for panel, rows in table.groupby("panel", sort=False)}
+            most = max(map(len, names.values()))
+            shared = all(rows == next(iter(names.values())) for rows in names.values())
+            tall = 0.2 if _crowd(table) > 2 else 0.155
+            _, lines = folded_all((str(name) for rows in names.values() for name in rows), TICKS)
+            height = 0.55 + tall * most * max(lines * 0.7, 1)
+            figure, panels = panel_for_each(names, height, columns=self.columns)
+            look = self.looks_of(table)
+            entries: dict[str, Artist] = {}
+            for number, (panel, axes) in enumerate(panels.items()):
+                here = table[table.panel == panel]
+                if self.level is not None:
+                    axes.axvline(self.level, color="0.4", lw=0.7, ls=":", zorder=1)
+                for series, y, rows in _side_by_side(here, names[panel]):
+                    source = rows.source.iloc[0]
+                    point = _points(axes, y, rows, source, look[series])
+                    entries.setdefault(_label(source, series, look), point)
+                texts, _ = folded_all(map(str, names[panel]), TICKS)
+                hidden = shared and number % self.columns
+                axes.set_yticks(range(len(texts)), [""] * len(texts) if hidden else texts)
+                axes.set_ylim(len(texts) - 0.4, -0.6)
+                axes.tick_params("y", length=0)
+                if "x" in self.log:
+                    axes.set_xscale("log")
+                    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+                    axes.xaxis.set_minor_formatter(FuncFormatter(lambda tick, _: ""))
+            if all(label in table.x.unique() for label in entries):
+                entries = {}  # the rows say it already
+            self._finish(figure, panels, said, _ours_first(entries))
+        return figure
+
+
+def _line(axes: Axes, rows: pd.DataFrame, source: str, look: Look) -> Line2D:
+    x, value, low, high = (rows[name].to_numpy(dtype=np.float64) for name in ("x", "value", "low", "high"))
+    grey = source == PUBLISHED
+    color, few = GREY if grey else look.color, len(x) <= FEW
+    (line,) = axes.plot(
+        x, value, color=color, ls=look.linestyle, lw=0.9 if grey else 1.2, zorder=2 if grey else 3,
+        marker=look.marker if few else "", ms=3.2, gid=f"{source}: {rows.series.iloc[0]}",
+    )  # fmt: skip
+    if np.isfinite(low).any():
+        if few:
+            axes.vlines(x, low, high, color=color, lw=0.8, zorder=2)
+        else:
+            axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+    return line
+
+
+def _points(axes: Axes, y: np.ndarray, rows: pd.DataFrame, source: str, look: Look) -> Line2D:
+    value, low, high = (rows[name].to_numpy(dtype=np.float64) for name in ("value", "low", "high"))
+    color = GREY if source == PUBLISHED else look.color
+    (line,) = axes.plot(
+        value, y, color=color, ls="", marker=look.marker, ms=4, gid=f"{source}: {rows.series.iloc[0]}"
+    )
+    axes.hlines(y, low, high, color=color, lw=1.0)
+    return line
+
+
+def _side_by_side(
+    here: pd.DataFrame, names: list[str]
+) -> Iterable[tuple[str, np.ndarray, pd.DataFrame]]:
+    """Series, the heights of their points, and their rows: those of one row beside each other."""
+    place = {name: number for number, name in enumerate(names)}
+    crowd = here.groupby("x", sort=False).cumcount()
+    several = here.groupby("x", sort=False)["x"].transform("size")
+    spread = 0.0 if (several == 1).all() else 0.6
+    heights = here.x.map(place) + spread * (crowd - (several - 1) / 2) / several.clip(lower=1)
+    for (_, series), rows in here.groupby(["source", "series"], sort=False):
+        yield str(series), heights.loc[rows.index].to_numpy(dtype=np.float64), rows
+
+
+def _crowd(table: pd.DataFrame) -> int:
+    """The most points in one row."""
+    return int(table.groupby(["panel", "x"]).size().max())
+
+
+def _label(source: object, series: object, look: Mapping[str, Look]) -> str:
+    if source == OURS:
+        return str(series)
+    return PUBLISHED if len(look) == 1 else f"{series} ({PUBLISHED})"
+
+
+def _ours_first(entries: dict[str, Artist]) -> dict[str, Artist]:
+    return dict(sorted(entries.items(), key=lambda entry: PUBLISHED in entry[0]))
