@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter
 
 from rolloutbench.plotting.panels import TICKS, finish, folded_all, legend_below, panel_for_each, say
 from rolloutbench.plotting.style import STYLES, Look, Style, looks, print_style
+from rolloutbench.protocol import FloatArray
 
 COLUMNS = ("panel", "series", "source", "x", "value", "low", "high")
 OURS, PUBLISHED = "ours", "published"
@@ -80,7 +81,8 @@ class Curves(Layout):
                     axes.axhline(self.level, color="0.4", lw=0.7, ls=":", zorder=1)
                 here = table[table.panel == panel]
                 for (source, series), rows in here.groupby(["source", "series"], sort=False):
-                    line = _line(axes, rows.sort_values("x", kind="stable"), source, look[str(series)])
+                    ordered = rows.sort_values("x", kind="stable")
+                    line = _line(axes, ordered, str(source), look[str(series)])
                     entries.setdefault(_label(source, series, look), line)
                 axes.margins(x=0.02)
                 if "x" in self.log:
@@ -98,7 +100,9 @@ class Rows(Layout):
     def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
         """Series of one row stand side by side, published ones first."""
         with print_style():
-            names = {panel: rows.x.unique().tolist() for panel, rows in table.groupby("panel", sort=False)}
+            names = {
+                str(panel): rows.x.unique().tolist() for panel, rows in table.groupby("panel", sort=False)
+            }
             most = max(map(len, names.values()))
             shared = all(rows == next(iter(names.values())) for rows in names.values())
             tall = 0.2 if _crowd(table) > 2 else 0.155
@@ -146,7 +150,7 @@ def _line(axes: Axes, rows: pd.DataFrame, source: str, look: Look) -> Line2D:
     return line
 
 
-def _points(axes: Axes, y: np.ndarray, rows: pd.DataFrame, source: str, look: Look) -> Line2D:
+def _points(axes: Axes, y: FloatArray, rows: pd.DataFrame, source: str, look: Look) -> Line2D:
     value, low, high = (rows[name].to_numpy(dtype=np.float64) for name in ("value", "low", "high"))
     color = GREY if source == PUBLISHED else look.color
     (line,) = axes.plot(
@@ -156,9 +160,7 @@ def _points(axes: Axes, y: np.ndarray, rows: pd.DataFrame, source: str, look: Lo
     return line
 
 
-def _side_by_side(
-    here: pd.DataFrame, names: list[str]
-) -> Iterable[tuple[str, np.ndarray, pd.DataFrame]]:
+def _side_by_side(here: pd.DataFrame, names: list[str]) -> Iterable[tuple[str, FloatArray, pd.DataFrame]]:
     """Series, the heights of their points, and their rows: those of one row beside each other."""
     place = {name: number for number, name in enumerate(names)}
     crowd = here.groupby("x", sort=False).cumcount()

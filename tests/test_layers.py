@@ -44,11 +44,15 @@ FLOORS = [
     ["simulators.scenarios", "rolloutbench.plotting", "rolloutbench.plotting.style"],
     ["simulators.snapshot", "simulators.learning", "rolloutbench.plotting.panels"],
     ["simulators.prediction"],
-    ["rolloutbench.plotting.*", "rolloutbench.tables", "paper_figures"],
+    ["rolloutbench.plotting.*", "rolloutbench.tables", "paper_figures", "paper_figures.drawing"],
     ["rolloutbench.results", "real_runs.recording"],
     ["rolloutbench.studies", "rolloutbench.report", "rolloutbench.difference", "rolloutbench.fitting"],
     ["rolloutbench.config", "rolloutbench.sweep", "rolloutbench.validation"],
-    ["rolloutbench.progress", "real_runs.gpu_suite"],
+    ["rolloutbench.progress", "real_runs.gpu_suite", "paper_figures.sources"],
+    ["paper_figures.series"],
+    ["paper_figures.*"],
+    ["paper_figures.gallery"],
+    ["paper_figures.claims"],
     ["rolloutbench.cli"],
 ]
 

@@ -1,0 +1,185 @@
+"""Where numbers come from: recorded studies, and what the papers published.
+
+A figure asks for rows and columns of a study's tables through `Sources`, which remembers what was asked:
+`keep` writes just that, so that a recorded study is as small as its figures allow.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from paper_figures.drawing import COLUMNS, PUBLISHED, Layout
+from rolloutbench.protocol import BoolArray, InputError
+from rolloutbench.results import Results, open_results
+from rolloutbench.store import Manifest, read_manifest, write_manifest
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results"
+"""Recorded studies, in a checkout; an installed package is without them."""
+STUDIES = HERE / "studies"
+"""Their descriptions."""
+KEYS = ("scenario", "allocator", "predictor", "rate", "replicate", "steps", "epoch", "metric", "value")
+"""Columns that say what a row is of."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Rows of a table, by the values of some columns, and other columns of them."""
+
+    table: str
+    columns: tuple[str, ...]
+    only: dict[str, tuple[str, ...]]
+
+    def rows(self, table: pd.DataFrame) -> BoolArray:
+        """Which rows (N,) of the table are meant."""
+        meant = np.ones(len(table), dtype=bool)
+        for name, values in self.only.items():
+            meant &= table[name].isin(values).to_numpy()
+        return meant
+
+
+@dataclass
+class Sources:
+    """Studies in `directory`. `quick` asks what is computed, not read, to be computed less precisely."""
+
+    directory: Path = RESULTS
+    quick: bool = False
+    asked: dict[str, list[Asked]] = field(default_factory=dict, repr=False)
+
+    def results(self, study: str) -> Results:
+        """A study; one that cannot be run again here is read where it was recorded.
+
+        Raises InputError where it is not there.
+        """
+        path = (self.directory if is_runnable(study) else RESULTS) / study
+        if not path.is_dir():
+            raise InputError(f"{path}: no such study; --run runs it, --results says where studies are")
+        found = _opened(path)
+        self.asked.setdefault(study, [])
+        return found
+
+    def table(
+        self, study: str, name: str, columns: Sequence[str] = (), **only: Sequence[str]
+    ) -> pd.DataFrame:
+        """Rows of a study's table in which the `only` columns have these values: keys and `columns`.
+
+        `curves`, `per_replicate` and `judged` are tables; `summary` too, which is always recorded whole.
+        """
+        whole = self.results(study).table(name)
+        asked = Asked(name, tuple(columns), {key: tuple(values) for key, values in only.items()})
+        self.asked[study].append(asked)
+        lacking = [name for name in (*columns, *only) if name not in whole]
+        if lacking:
+            raise InputError(
+                f"{self.directory / study}: its {name} has no column {lacking[0]}; record it anew"
+            )
+        kept = [name for name in whole.columns if name in KEYS or name in columns]
+        return whole.loc[asked.rows(whole), kept].reset_index(drop=True)
+
+    def curves(self, study: str, *columns: str, allocators: Sequence[str] = ()) -> pd.DataFrame:
+        """Training curves with these columns, of these allocators or of all."""
+        only = {"allocator": allocators} if allocators else {}
+        return self.table(study, "curves", columns, **only)
+
+    def values(self, study: str, *metrics: str) -> pd.DataFrame:
+        """These metrics of every replicate, in long form."""
+        return self.table(study, "per_replicate", metric=metrics)
+
+    def steps(self, study: str) -> dict[str, int]:
+        """Steps of each scenario."""
+        return dict(self.results(study).record["steps"])
+
+    def conditions(self, study: str) -> str:
+        """One line: estimator, aggregation, replicates, seed."""
+        return self.results(study).conditions
+
+    def keep(self, study: str, directory: Path) -> None:
+        """Write what was asked of a study into `directory`: small tables, its record, no cells."""
+        found, manifest = self.results(study), read_manifest(self.directory / study)
+        directory.mkdir(parents=True, exist_ok=True)
+        files = []
+        for name in dict.fromkeys(["summary", *(asked.table for asked in self.asked[study])]):
+            table = found.table(name)
+            wanted = [asked for asked in self.asked[study] if asked.table == name]
+            if name == "summary":
+                table = table[~table.metric.str.contains("@")]
+            else:
+                rows = np.logical_or.reduce([asked.rows(table) for asked in wanted])
+                columns = {column for asked in wanted for column in asked.columns} | set(KEYS)
+                table = table.loc[rows, [column for column in table.columns if column in columns]]
+            exact = [column for column in table if table[column].dtype == np.float64]
+            if name == "curves":
+                table = table.astype(dict.fromkeys(exact, np.float32))
+            table.to_parquet(directory / f"{name}.parquet", index=False, compression="zstd")
+            files.append(f"{name}.parquet")
+        shutil.copy(self.directory / study / "study.toml", directory / "study.toml")
+        write_manifest(directory, Manifest(manifest.study, manifest.cells, files))
+
+
+def is_runnable(study: str) -> bool:
+    """Whether its description is here: simulated studies, not the training of a language model."""
+    return (STUDIES / f"{study}.toml").exists()
+
+
+@functools.lru_cache(maxsize=16)
+def _opened(path: Path) -> Results:
+    return open_results(path)
+
+
+@functools.cache
+def published(paper: str, item: str) -> pd.DataFrame:
+    """What a paper's figure or table says, as rows: setting, method, metric, x, value.
+
+    `value` is a number, or text where the paper has none. Digitised curves and tables are in
+    published/, with where they are from.
+    """
+    curves = pd.read_csv(HERE / "published" / "published_curves.csv").rename(columns={"figure": "item"})
+    results = pd.read_csv(HERE / "published" / "published_results.csv")
+    rows = pd.concat([curves, results], ignore_index=True)
+    rows = rows[(rows.paper == paper) & (rows["item"] == item)]
+    if rows.empty:
+        raise KeyError(f"nothing published is known of {paper} {item}")
+    return rows[["setting", "method", "metric", "x", "value"]].reset_index(drop=True)
+
+
+def as_published(panel: str, series: str, x: Sequence[object], value: Sequence[float]) -> pd.DataFrame:
+    """Published numbers as rows of a figure's table; they come without intervals."""
+    rows = {"panel": panel, "series": series, "source": PUBLISHED, "x": list(x), "value": list(value)}
+    return pd.DataFrame(rows).assign(low=np.nan, high=np.nan)[list(COLUMNS)]
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """A figure or a table of a paper, drawn from what is measured here.
+
+    `name` is PAPER_ITEM. `table` gives what is drawn, see drawing.py, from the `studies`. `said` is the
+    small print: what a reader has to know.
+    """
+
+    name: str
+    title: str
+    table: Callable[[Sources], pd.DataFrame]
+    layout: Layout
+    studies: tuple[str, ...] = ()
+    said: str = ""
+
+    @property
+    def paper(self) -> str:
+        """The first part of its name that is a paper's."""
+        return self.name.rpartition("_")[0]
+
+    def small_print(self, sources: Sources) -> list[str]:
+        """Title, conditions of its studies, and what else there is to say."""
+        conditions = dict.fromkeys(sources.conditions(study) for study in self.studies)
+        return [self.title, *conditions, *([self.said] if self.said else [])]
+
+    def read_from(self, sources: Sources) -> pd.DataFrame:
+        """Its table, with the columns of drawing.py in their order."""
+        return self.table(sources)[list(COLUMNS)].reset_index(drop=True)
