@@ -4,7 +4,7 @@ OUT ?= out/compare
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 SOURCES = pyproject.toml constraints.txt
 
-.PHONY: compare train-demo test test-vllm bench clean
+.PHONY: compare train-demo figures test test-vllm bench clean
 
 compare: .venv/core-installed  ## install if need be, run the default comparison, say where its results are
 	.venv/bin/rolloutbench compare --jobs 2 --out $(OUT) --overwrite
@@ -13,6 +13,11 @@ compare: .venv/core-installed  ## install if need be, run the default comparison
 train-demo: .venv/llm-installed  ## train a tiny language model with three allocators, on a CPU
 	.venv/bin/rolloutbench train real_runs/demo.toml --device cpu --jobs 2 --out out/train-demo --overwrite
 	@echo "held-out accuracy against generated rollouts: out/train-demo/plots/accuracy_over_rollouts.png"
+
+figures: .venv/core-installed  ## redraw all papers' figures from the recorded studies, and put their claims to the test
+	.venv/bin/rolloutbench figures --quick --out out/figures
+	.venv/bin/rolloutbench claims --quick --out out/figures
+	@echo "all figures on one page: out/figures/README.md"
 
 test: .venv/test-installed  ## lint, types, tests
 	.venv/bin/ruff check .

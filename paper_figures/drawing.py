@@ -17,7 +17,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from rolloutbench.plotting.panels import TICKS, finish, folded_all, legend_below, panel_for_each, say
 from rolloutbench.plotting.style import STYLES, Look, Style, looks, print_style
@@ -38,7 +38,7 @@ class Layout:
     where nothing is gained. `marked` gives a series that is no registered method its colour.
     """
 
-    x: str
+    x: str | Mapping[str, str]
     y: str | Mapping[str, str] = ""
     columns: int = 2
     height: float = 1.75
@@ -58,9 +58,12 @@ class Layout:
     def _finish(
         self, figure: Figure, panels: dict[str, Axes], said: Sequence[str], entries: dict[str, Artist]
     ) -> None:
-        finish(figure, panels, self.x, self.y if isinstance(self.y, str) else "", "", self.columns)
-        if not isinstance(self.y, str):
-            for name, axes in panels.items():
+        x, y = (label if isinstance(label, str) else "" for label in (self.x, self.y))
+        finish(figure, panels, x, y, "", self.columns)
+        for name, axes in panels.items():
+            if not isinstance(self.x, str):
+                axes.set_xlabel(self.x[name])
+            if not isinstance(self.y, str):
                 axes.set_ylabel(self.y[name])
         say(figure, *said)
         legend_below(figure, entries)
@@ -68,7 +71,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Curves(Layout):
-    """Lines over a number: bands are 95% intervals, or whiskers where the points are few."""
+    """Lines over a number: bands are 95% intervals, or whiskers where the points are few.
+
+    One or two published numbers are marks without a line. With `same_y` all panels have one scale.
+    """
+
+    same_y: bool = False
 
     def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
         """Published lines behind ours."""
@@ -85,10 +93,11 @@ class Curves(Layout):
                     line = _line(axes, ordered, str(source), look[str(series)])
                     entries.setdefault(_label(source, series, look), line)
                 axes.margins(x=0.02)
-                if "x" in self.log:
-                    axes.set_xscale("log")
-                if "y" in self.log:
-                    axes.set_yscale("log")
+                _logarithmic(axes, self.log)
+            if self.same_y:
+                ends = np.array([axes.get_ylim() for axes in panels.values()])
+                for axes in panels.values():
+                    axes.set_ylim(ends[:, 0].min(), ends[:, 1].max())
             self._finish(figure, panels, said, _ours_first(entries))
         return figure
 
@@ -104,7 +113,7 @@ class Rows(Layout):
                 str(panel): rows.x.unique().tolist() for panel, rows in table.groupby("panel", sort=False)
             }
             most = max(map(len, names.values()))
-            shared = all(rows == next(iter(names.values())) for rows in names.values())
+            before = [None, *names.values()]
             tall = 0.2 if _crowd(table) > 2 else 0.155
             _, lines = folded_all((str(name) for rows in names.values() for name in rows), TICKS)
             height = 0.55 + tall * most * max(lines * 0.7, 1)
@@ -120,18 +129,26 @@ class Rows(Layout):
                     point = _points(axes, y, rows, source, look[series])
                     entries.setdefault(_label(source, series, look), point)
                 texts, _ = folded_all(map(str, names[panel]), TICKS)
-                hidden = shared and number % self.columns
+                hidden = number % self.columns and names[panel] == before[number]
                 axes.set_yticks(range(len(texts)), [""] * len(texts) if hidden else texts)
                 axes.set_ylim(len(texts) - 0.4, -0.6)
                 axes.tick_params("y", length=0)
-                if "x" in self.log:
-                    axes.set_xscale("log")
-                    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
-                    axes.xaxis.set_minor_formatter(FuncFormatter(lambda tick, _: ""))
+                _logarithmic(axes, self.log)
             if all(label in table.x.unique() for label in entries):
                 entries = {}  # the rows say it already
             self._finish(figure, panels, said, _ours_first(entries))
         return figure
+
+
+def _logarithmic(axes: Axes, log: str) -> None:
+    """Axes named in `log`, with plain numbers: powers of ten, or 1, 2, 5, 10 where there are few of them."""
+    for name in log:
+        axes.set(**{f"{name}scale": "log"})
+        axis = axes.xaxis if name == "x" else axes.yaxis
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=7))
+        axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _line(axes: Axes, rows: pd.DataFrame, source: str, look: Look) -> Line2D:
@@ -139,12 +156,14 @@ def _line(axes: Axes, rows: pd.DataFrame, source: str, look: Look) -> Line2D:
     grey = source == PUBLISHED
     color, few = GREY if grey else look.color, len(x) <= FEW
     (line,) = axes.plot(
-        x, value, color=color, ls=look.linestyle, lw=0.9 if grey else 1.2, zorder=2 if grey else 3,
+        x, value, color=color, ls="" if grey and len(x) <= 2 else look.linestyle, lw=0.9 if grey else 1.2,
+        zorder=2 if grey else 3,
         marker=look.marker if few else "", ms=3.2, gid=f"{source}: {rows.series.iloc[0]}",
     )  # fmt: skip
     if np.isfinite(low).any():
         if few:
-            axes.vlines(x, low, high, color=color, lw=0.8, zorder=2)
+            there = np.isfinite(low)
+            axes.vlines(x[there], low[there], high[there], color=color, lw=0.8, zorder=2)
         else:
             axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
     return line
@@ -156,7 +175,8 @@ def _points(axes: Axes, y: FloatArray, rows: pd.DataFrame, source: str, look: Lo
     (line,) = axes.plot(
         value, y, color=color, ls="", marker=look.marker, ms=4, gid=f"{source}: {rows.series.iloc[0]}"
     )
-    axes.hlines(y, low, high, color=color, lw=1.0)
+    there = np.isfinite(low)
+    axes.hlines(y[there], low[there], high[there], color=color, lw=1.0)
     return line
 
 

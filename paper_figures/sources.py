@@ -170,11 +170,6 @@ class Redrawn:
     studies: tuple[str, ...] = ()
     said: str = ""
 
-    @property
-    def paper(self) -> str:
-        """The first part of its name that is a paper's."""
-        return self.name.rpartition("_")[0]
-
     def small_print(self, sources: Sources) -> list[str]:
         """Title, conditions of its studies, and what else there is to say."""
         conditions = dict.fromkeys(sources.conditions(study) for study in self.studies)

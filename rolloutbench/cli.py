@@ -1,5 +1,5 @@
 """The command line: `rolloutbench list`, `solve`, `compare`, `predict`, `train`, `record`, `fit`, `validate`,
-`show`, `diff`, `merge`, `report`."""
+`show`, `diff`, `merge`, `report`, `figures`, `claims`."""
 
 from __future__ import annotations
 
@@ -846,11 +846,21 @@ def _carry_out(
     progress_of: type[Progress] = Progress,
 ) -> None:
     """Run a study, leave its files, show its tables."""
-    about = _about(description, study)
+    store = _run(description, options, study, progress_of)
+    results = open_results(options.out)
+    _show(results, options.as_json, store.failed)
+    if store.failed:
+        raise typer.Exit(_tell_failures(store))
+
+
+def _run(
+    description: Description, options: _Options, study: Study, progress_of: type[Progress] = Progress
+) -> Store:
+    """Run a study and leave its files."""
     with progress_of(description.study, options.out) as progress:
-        store = carry_out(
+        return carry_out(
             study,
-            about,
+            _about(description, study),
             options.out,
             options.workers(),
             watcher=progress,
@@ -858,10 +868,6 @@ def _carry_out(
             retry_failed=options.retry_failed,
             overwrite=options.overwrite,
         )
-    results = open_results(options.out)
-    _show(results, options.as_json, store.failed)
-    if store.failed:
-        raise typer.Exit(_tell_failures(store))
 
 
 def _about(description: Description, study: Study) -> dict[str, Any]:
@@ -1068,6 +1074,159 @@ def merge(
         )
         raise typer.Exit(1)
     _show(open_results(out), as_json)
+
+
+Again = Annotated[
+    bool,
+    typer.Option(
+        "--run",
+        help="Run the studies anew, into OUT/studies; without it, results that were recorded are read. What "
+        "is finished is kept.",
+    ),
+]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        help="What is computed on the spot, less precisely; with --run, studies of 16 replicates and 20 "
+        "steps: to see that everything works, not to quote.",
+    ),
+]
+Recorded = Annotated[
+    Path | None,
+    typer.Option(
+        "--results",
+        help="Where studies were recorded. Default: results/ of the checkout.",
+        show_default=False,
+    ),
+]
+
+
+@app.command("figures")
+def figures_command(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Figures by name, or all of a paper: vip, ar3po, pilot_commit, dapo, reinforce_ada, "
+            "coba_rl, knapsack, ours. Default: everything.",
+            show_default=False,
+        ),
+    ] = None,
+    again: Again = False,
+    quick: Quick = False,
+    recorded: Recorded = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory for what figures and claims read of each study and no more, as in results/.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Jobs = None,
+    memory: Memory = None,
+    out: Annotated[Path, typer.Option(help="Directory for the files.")] = Path("rolloutbench-figures"),
+) -> None:
+    """Redraw the papers' figures and tables from what is measured here.
+
+    For each: PNG, PDF, and the CSV with every number that is drawn, intervals included. What a paper
+    published stands behind ours in grey, where both exist. `OUT/README.md` shows them all.
+
+    `rolloutbench figures vip --out figures`, `rolloutbench figures pilot_commit_fig1 --run`
+    """
+    from paper_figures import claims, gallery  # with matplotlib, which takes a second
+
+    wanted = gallery.chosen(names or [])
+    sources = _sources(gallery.runnable(wanted), again, quick, recorded, jobs, memory, out)
+    if keep is not None and keep.resolve() == sources.directory.resolve():
+        raise InputError(f"--keep {keep}: the studies are read from there")
+    _make(out)
+    console = tables.console()
+    for figure in wanted:
+        with tables.status("figures") as say:
+            say(f"drawing {figure.name}")
+            gallery.write(figure, sources, out)
+        console.print(f"{out / figure.name}.png  {figure.title}", soft_wrap=True)
+    gallery.write_index(wanted, sources, out)
+    if keep is not None:
+        claims.judged(claims.claims_in(), sources)  # which read numbers of their own
+        for study in gallery.runnable(wanted):
+            sources.keep(study, keep / study)
+
+
+@app.command("claims")
+def claims_command(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Claims, or all of a paper: `vip`, `vip_gain`. Default: all.", show_default=False
+        ),
+    ] = None,
+    again: Again = False,
+    quick: Quick = False,
+    recorded: Recorded = None,
+    jobs: Jobs = None,
+    memory: Memory = None,
+    as_json: AsJson = False,
+    out: Annotated[Path, typer.Option(help="Directory for claims.md and claims.csv.")] = Path(
+        "rolloutbench-claims"
+    ),
+) -> None:
+    """Put the papers' claims to the test: what is claimed, what is measured here, and the verdict.
+
+    The claims stand in `paper_figures/claims.toml`, each with the number that tests it. A condition (a
+    scenario) supports a claim where the whole 95% interval is on the claimed side. Reproduced: all
+    conditions support it, and where a size is claimed, the interval of their mean meets it. Partly: some
+    do, or the size is another. Not: none does. Not testable here: no simulation could say.
+
+    `rolloutbench claims pilot_commit`, `rolloutbench claims vip-gain --run`
+    """
+    from paper_figures import claims
+
+    wanted = claims.chosen(claims.claims_in(), names or [])
+    sources = _sources(claims.needed(wanted), again, quick, recorded, jobs, memory, out)
+    with tables.status("claims") as say:
+        say("reading results")
+        verdicts = claims.judged(wanted, sources)
+    _make(out)
+    claims.write(verdicts, out)
+    if as_json:
+        print(json.dumps([verdict.as_json() for verdict in verdicts], indent=1))
+        return
+    console = tables.console()
+    console.print(claims.table(verdicts))
+    console.print(f"table  {out / 'claims.md'}\ndata   {out / 'claims.csv'}", soft_wrap=True)
+
+
+def _sources(
+    studies: list[str],
+    again: bool,
+    quick: bool,
+    recorded: Path | None,
+    jobs: int | None,
+    memory: float | None,
+    out: Path,
+) -> Any:
+    """Recorded studies, or those that are run first."""
+    from paper_figures import gallery
+    from paper_figures.sources import RESULTS, Sources
+
+    if not again:
+        return Sources(recorded or RESULTS, quick)
+    if recorded is not None:
+        raise InputError(f"--results {recorded}: goes without --run, which makes new ones")
+    for study in studies:
+        description = gallery.description(study, quick)
+        where = out / "studies" / study
+        options = _Options(jobs, memory, "local", "auto", where, False, False, False, False)
+        _run(description, options, description.made())
+    return Sources(out / "studies", quick)
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {directory}: cannot be made: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

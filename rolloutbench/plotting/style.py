@@ -17,6 +17,8 @@ import matplotlib as mpl
 
 COLUMN, WIDE = 3.3, 6.8
 """Widths of one and of two columns of print, in inches."""
+DPI = 200
+"""Of the PNG files."""
 
 Line = str | tuple[float, tuple[float, ...]]
 """A line style of matplotlib: its name, or the dashes from an offset on, in line widths."""
@@ -139,7 +141,7 @@ def print_style() -> Iterator[None]:
             "lines.markersize": 4,
             "errorbar.capsize": 0,
             "pdf.fonttype": 42,
-            "savefig.dpi": 200,
+            "savefig.dpi": DPI,
             "figure.constrained_layout.use": True,
         }
     ):

@@ -1,0 +1,255 @@
+"""AR3PO's figures: adaptive rollout and response reuse (arXiv 2509.25808).
+
+Its full text was not to be had: of its figures a few numbers are known, from summaries and reviews, and of
+its tables what they compare. The prompts here are so spread in difficulty that, as in its Figure 2(c), about
+a third of the groups has no correct response. What S and k it used is inferred: S = 2 and k = 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from paper_figures.drawing import Curves, Rows
+from paper_figures.series import between, by_success, compared, exact, rows, runs
+from paper_figures.sources import Redrawn, Sources, as_published, published
+from rolloutbench.curves import Run
+from rolloutbench.metrics import BASELINE, COUNT_BINS, HORIZON, count_metric
+from rolloutbench.plotting.style import DASHED, Style, method_of
+from rolloutbench.protocol import FloatArray
+from rolloutbench.statistics import ratio_interval
+
+STUDY = "ar3po"
+PROMPTS = 128
+"""Of a step."""
+NO_REUSE = "ar3po[reuse=none]"
+
+OPTIONS = {
+    "ar3po": "II: only in mean and std",
+    "ar3po[reuse=I]": "I: probabilities recomputed",
+    "ar3po[reuse=replay]": "replay: old probabilities",
+}
+SCHEDULES = {"ar3po": (2, 4), "ar3po[stages=4]": (4, 2), "ar3po[stages=8]": (8, 1)}
+"""Stages and rollouts of a stage that make 8 rollouts at most."""
+SWEEP = {
+    "ar3po[stages=1,per_stage=4]": "1 x 4",
+    "ar3po[stages=3,per_stage=2]": "3 x 2",
+    "ar3po[stages=8]": "8 x 1",
+    "ar3po[stages=4]": "4 x 2",
+    "ar3po": "2 x 4 (the paper's)",
+    "ar3po[stages=4,per_stage=4]": "4 x 4",
+    "ar3po[stages=2,per_stage=8]": "2 x 8",
+    "uniform[divide=2]": "4, and no stages",
+    "uniform": "8, and no stages (GRPO)",
+}
+REUSES = {
+    "uniform": "GRPO: no stages, no reuse",
+    NO_REUSE: "no reuse",
+    **{name: f"reuse {option.partition(':')[0]}" for name, option in OPTIONS.items()},
+    "dapo": "DAPO",
+}
+BUFFERS = {
+    "ar3po[reuse=I]": "I, any age",
+    "ar3po[reuse=I,max_age=32]": "I, at most 32 steps old",
+    "ar3po[reuse=I,max_age=16]": "I, at most 16 steps old",
+    "ar3po[reuse=I,max_age=8]": "I, at most 8 steps old",
+    "ar3po[reuse=replay]": "replay, any age",
+    "ar3po[reuse=replay,max_age=32]": "replay, at most 32 steps old",
+    "ar3po[reuse=replay,max_age=16]": "replay, at most 16 steps old",
+    "ar3po[reuse=replay,max_age=8]": "replay, at most 8 steps old",
+    "ar3po[reuse=I,capacity=1]": "I, newest success only",
+    "ar3po[reuse=I,capacity=16]": "I, 16 newest successes",
+}
+"""Four successes are kept of each prompt where nothing is said."""
+
+EQUAL = {
+    "accuracy_at_steps": "equal steps",
+    "accuracy_at_rollouts": "equal rollouts",
+    "accuracy_at_seconds": "equal seconds",
+}
+"""Metrics of held-out accuracy, and what is equal: what uniform spends in the study's steps."""
+
+PER_PROMPT, RATIO = "rollouts per prompt", "DAPO's rollouts over AR3PO's"
+
+
+def responses(sources: Sources) -> pd.DataFrame:
+    """Rollouts of a step per prompt of its batch; DAPO's are for prompts that it drops, too."""
+    found, until = _runs(sources, "rollouts", allocators=(BASELINE, "ar3po", "dapo"))
+    known = published("ar3po", "abstract").set_index("method").value.astype(float)
+    ends = {BASELINE: known["grpo"], "ar3po": known["ar3po"]}
+    dapo, ours = (_grown(found[name], "rollouts", until) for name in ("dapo", "ar3po"))
+    at = np.nanmax(found["ar3po"]["steps"], axis=0)[1 : len(ours) + 1]
+    return pd.concat(
+        [
+            *(as_published(PER_PROMPT, name, [until], [end]) for name, end in ends.items()),
+            *(between(run, PER_PROMPT, name, "rollouts", PROMPTS, until) for name, run in found.items()),
+            as_published(RATIO, "dapo", [until], [known["dapo_over_ar3po"]]),
+            rows(RATIO, "dapo", at, ratio_interval(dapo, ours)),
+        ]
+    )
+
+
+def without_success(sources: Sources) -> pd.DataFrame:
+    """Share of groups in which nothing is correct, before a stored success joins and after."""
+    found, until = _runs(sources, "groups", "unsolved", "unsolved_after_reuse", allocators=(*OPTIONS,))
+    known = published("ar3po", "fig2c").set_index("setting").value.str.lstrip("<").astype(float)
+    parts = []
+    for name, panel in OPTIONS.items():
+        for series, column in {"before reuse": "unsolved", "after reuse": "unsolved_after_reuse"}.items():
+            if name == "ar3po":
+                parts.append(as_published(panel, series, [until], [known[series]]))
+            parts.append(between(found[name], panel, series, column, "groups", until))
+    return pd.concat(parts)
+
+
+def expected_responses(p: FloatArray, stages: int, per_stage: int) -> FloatArray:
+    """E[n | p] = k sum_{s<S} (1-p)^(k s): a stage of k is paid for unless an earlier one had a success."""
+    failed = np.power.outer(1 - p, per_stage * np.arange(stages))
+    expected: FloatArray = per_stage * failed.sum(axis=-1)
+    return expected
+
+
+def by_difficulty(sources: Sources) -> pd.DataFrame:
+    """Rollouts of a prompt by its success probability: the closed form, and what was generated."""
+    (scenario, steps), *_ = sources.steps(STUDY).items()
+    columns = [count_metric(b) for b in range(COUNT_BINS)]
+    curves = sources.table(STUDY, "curves", columns, allocator=(*SCHEDULES,))
+    p = np.linspace(0, 1, 41)
+    bins = published("ar3po", "bins").set_index("setting").value.astype(float)
+    known = [bins["success bin 0.0-0.2"], bins["easiest bin"]]
+    closed, measured = "closed form", "generated, whole run"
+    return pd.concat(
+        [
+            as_published(closed, "ar3po", [0.1, 0.9], known),
+            *(exact(closed, name, p, expected_responses(p, *sk)) for name, sk in SCHEDULES.items()),
+            as_published(measured, "ar3po", [0.1, 0.9], known),
+            by_success(curves, scenario, steps, {measured: (0, 1)}),
+        ]
+    )
+
+
+def sweep(sources: Sources) -> pd.DataFrame:
+    """What S and k cost, and what they gain."""
+    values = sources.values(STUDY, "rollouts_per_step", *EQUAL)
+    cost = compared(values, "rollouts_per_step", "value", allocators=SWEEP).assign(panel="cost")
+    return _named(pd.concat([_times(1 / PROMPTS, cost), _gains(values, SWEEP)]), SWEEP)
+
+
+def reuse(sources: Sources) -> pd.DataFrame:
+    """Its ablation: all of it against GRPO, and against stages without reuse."""
+    values = sources.values(STUDY, *EQUAL)
+    return _named(
+        pd.concat([_gains(values, REUSES), _gains(values, REUSES, NO_REUSE, ", against no reuse")]), REUSES
+    )
+
+
+def buffer(sources: Sources) -> pd.DataFrame:
+    """How old and how many the stored successes may be."""
+    values = sources.values(STUDY, "unsolved_after_reuse_ratio", *EQUAL)
+    unsolved = compared(values, "unsolved_after_reuse_ratio", "value", allocators=BUFFERS)
+    return _named(
+        pd.concat([unsolved.assign(panel="no success"), _gains(values, BUFFERS, NO_REUSE)]), BUFFERS
+    )
+
+
+def _runs(sources: Sources, *columns: str, allocators: tuple[str, ...]) -> tuple[dict[str, Run], int]:
+    """Runs by allocator, and the step to which all were followed."""
+    (scenario, steps), *_ = sources.steps(STUDY).items()
+    return runs(sources.curves(STUDY, *columns, allocators=allocators), scenario), int(HORIZON * steps)
+
+
+def _grown(run: Run, column: str, until: int) -> FloatArray:
+    """Growth of a sum between evaluations up to a step, (T, R)."""
+    within = np.nanmax(run["steps"], axis=0) <= until
+    return np.diff(run[column][:, within], axis=1).T
+
+
+def _gains(
+    values: pd.DataFrame, allocators: Iterable[str], against: str = BASELINE, said: str = ""
+) -> pd.DataFrame:
+    """Differences in accuracy, in points, a panel for each way of being equal."""
+    found = [
+        compared(values, metric, "difference", against, allocators=allocators).assign(panel=equal + said)
+        for metric, equal in EQUAL.items()
+    ]
+    return _times(100, pd.concat(found))
+
+
+def _times(factor: float, table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(**{name: factor * table[name] for name in ("value", "low", "high")})
+
+
+def _named(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Rows with short names; their series is the method alone."""
+    return table.assign(x=table.x.map(names), series=table.series.map(method_of))
+
+
+POINTS = "points above GRPO"
+
+FIGURES: tuple[Redrawn, ...] = (
+    Redrawn(
+        "ar3po_fig1",
+        "Figs. 1 and 2(d): responses per training prompt. AR3PO needs fewer the more prompts are solved.",
+        responses,
+        Curves("step", {PER_PROMPT: "rollouts per prompt of the batch", RATIO: "ratio"}),
+        (STUDY,),
+        "Grey: the paper's numbers at the end of its training, drawn at the end of ours.",
+    ),
+    Redrawn(
+        "ar3po_fig2c",
+        "Fig. 2(c): groups without a correct response, before and after a stored one replaces a failure.",
+        without_success,
+        Curves(
+            "step",
+            "share of groups",
+            columns=3,
+            marked={"before reuse": Style("#000000"), "after reuse": Style("#DD8833", 5, DASHED)},
+        ),
+        (STUDY,),
+        "Grey: about .3 before, and the .2 that the paper says it falls below, at the end of its training.",
+    ),
+    Redrawn(
+        "ar3po_bins",
+        "Responses by difficulty: E[n|p] = k sum_s (1-p)^(k s) for S stages of k, and what was generated.",
+        by_difficulty,
+        Curves("success probability of the prompt", "rollouts per prompt"),
+        (STUDY,),
+        "Grey: the paper's averages of its hardest fifth, and of its easiest. They fit S = 2, k = 4 alone "
+        "of the three ways to make 8 rollouts at most.",
+    ),
+    Redrawn(
+        "ar3po_sweep",
+        "Stages S and rollouts k of a stage, S x k, which the paper does not vary: cost and gain.",
+        sweep,
+        Rows({"cost": "rollouts per prompt", **dict.fromkeys(EQUAL.values(), POINTS)}, level=0.0),
+        (STUDY,),
+        "Gains are differences in held-out accuracy, paired by replicate. Reuse II throughout.",
+    ),
+    Redrawn(
+        "ar3po_reuse",
+        "Table 2: its ablation. What stages alone give, and each way in which a stored success can count.",
+        reuse,
+        Rows(
+            dict.fromkeys(EQUAL.values(), POINTS)
+            | {f"{equal}, against no reuse": "points above no reuse" for equal in EQUAL.values()},
+            columns=3,
+            level=0.0,
+        ),
+        (STUDY,),
+        "Differences in held-out accuracy, paired by replicate. The numbers of its table are not known.",
+    ),
+    Redrawn(
+        "ar3po_buffer",
+        "Age and number of the stored successes, which the paper leaves open.",
+        buffer,
+        Rows(
+            {"no success": "share of groups"} | dict.fromkeys(EQUAL.values(), "points above no reuse"),
+            level=0.0,
+        ),
+        (STUDY,),
+        "Groups without a success are those after reuse. Gains are differences in held-out accuracy from "
+        "AR3PO without reuse, paired by replicate.",
+    ),
+)

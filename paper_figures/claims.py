@@ -1,0 +1,308 @@
+"""The papers' claims beside what is measured here, with a verdict by one rule.
+
+claims.toml has the claims. A claim is tested by a metric of an allocator in the scenarios of a study, or
+by a row of a figure's table. Each scenario, or row, is a condition. A condition supports a claim where
+its whole 95% interval is on the claimed side of a number (`above` or `below`); a claim that names no side
+is supported where the interval meets `within`.
+
+- reproduced: all conditions support it, and the interval of their mean meets `within`, if that is given;
+- partly: some conditions support it, or all do but the size is another;
+- not: none does;
+- not testable here: the claim has no test, and says why.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from paper_figures.gallery import FIGURES
+from paper_figures.sources import HERE, Sources, is_runnable
+from rolloutbench.metrics import BASELINE
+from rolloutbench.protocol import BoolArray, FloatArray, InputError
+from rolloutbench.registry import nearest
+from rolloutbench.statistics import Interval, mean_interval, paired_bootstrap, ratio_interval, ratio_of_means
+from rolloutbench.store import write_whole
+
+Verdict = Literal["reproduced", "partly", "not", "not testable here"]
+
+
+class Claim(BaseModel):
+    """Who says what, where; the number that tests it; and one line of why it comes out as it does.
+
+    With `study`: `metric` of `allocator` as a ratio to, or difference from, the allocator `against`, or by
+    itself (`how`), times `scale`, in `scenarios` or in all. With `figure`: the rows of its table that have
+    `panel`, `series` and `x`, where these are given.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    paper: str
+    where: str
+    says: str
+    published: str
+    why: str
+    study: str | None = None
+    allocator: str | None = None
+    metric: str | None = None
+    how: Literal["ratio", "difference", "value"] = "ratio"
+    against: str = BASELINE
+    scenarios: list[str] = []
+    figure: str | None = None
+    panel: str | None = None
+    series: str | None = None
+    x: str | float | None = None
+    scale: float = 1.0
+    above: float | None = None
+    below: float | None = None
+    within: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    digits: int = 2
+
+    @model_validator(mode="after")
+    def _one_test(self) -> Claim:
+        if self.study and not (self.allocator and self.metric):
+            raise ValueError("a study goes with an allocator and a metric")
+        if self.study and self.figure:
+            raise ValueError("study or figure, not both")
+        if self.figure is not None and self.figure not in FIGURES:
+            raise ValueError(f"figure = {self.figure}: {nearest(self.figure, FIGURES)}")
+        if self.tested and all(rule is None for rule in (self.above, self.below, self.within)):
+            raise ValueError("a test goes with above, below or within")
+        return self
+
+    @property
+    def tested(self) -> bool:
+        """Whether something here can say."""
+        return self.study is not None or self.figure is not None
+
+    @property
+    def tested_by(self) -> str:
+        """In words."""
+        if self.figure:
+            return f"figure {self.figure}"
+        compared = {"ratio": f" / {self.against}", "difference": f" - {self.against}", "value": ""}[self.how]
+        return f"{self.study}: {self.metric} of {self.allocator}{compared}" if self.study else ""
+
+    def measured(self, sources: Sources) -> Measured:
+        """What is measured: in every condition, and their mean."""
+        return self._of_figure(sources) if self.figure else self._of_study(sources)
+
+    def _of_figure(self, sources: Sources) -> Measured:
+        assert self.figure is not None
+        table = FIGURES[self.figure].read_from(sources)
+        rows = table[table.source == "ours"]
+        for name in ("panel", "series", "x"):
+            wanted = getattr(self, name)
+            if wanted is not None:
+                rows = rows[rows[name] == wanted]
+        if rows.empty:
+            raise InputError(f"{self.figure}: has no row {self.panel}, {self.series}, {self.x}")
+        exact = rows.low.isna()
+        low, high = rows.low.where(~exact, rows.value), rows.high.where(~exact, rows.value)
+        ends = (self.scale * part.to_numpy(dtype=np.float64) for part in (rows.value, low, high))
+        conditions = Interval(*ends)
+        return Measured(conditions, _spread(conditions))
+
+    def _of_study(self, sources: Sources) -> Measured:
+        assert self.study is not None
+        assert self.metric is not None
+        values = sources.values(self.study, self.metric)
+        scenarios = self.scenarios or list(values.scenario.unique())
+        ours, theirs = (
+            np.stack([_replicates(values, name, scenario) for scenario in scenarios])
+            for name in (self.allocator, self.against)
+        )
+        if self.how == "ratio":
+            conditions = ratio_interval(ours, theirs)
+            whole = paired_bootstrap(lambda a, b: ratio_of_means(a, b).mean(axis=1), ours[None], theirs[None])
+            mean = Interval(*(part[0] for part in whole))
+        else:
+            compared = ours - theirs if self.how == "difference" else ours
+            conditions, mean = mean_interval(compared), mean_interval(compared.mean(axis=0))
+        return Measured(*(Interval(*(self.scale * part for part in i)) for i in (conditions, mean)))
+
+
+class Measured(NamedTuple):
+    """Conditions (S,), and their mean (); several rows of a figure have a span from least to most instead."""
+
+    conditions: Interval
+    mean: Interval
+
+
+class Judged(NamedTuple):
+    """A claim with its verdict; `support` conditions of `conditions` are for it."""
+
+    name: str
+    claim: Claim
+    measured: Measured | None
+    support: int
+    verdict: Verdict
+
+    @property
+    def conditions(self) -> int:
+        """How many there are."""
+        return 0 if self.measured is None else len(np.atleast_1d(self.measured.conditions.estimate))
+
+    @property
+    def ours(self) -> str:
+        """What is measured, with its interval."""
+        if self.measured is None:
+            return "–"
+        estimate, low, high = (float(part) for part in self.measured.mean)
+        digits = self.claim.digits
+        if low == high:
+            return f"{estimate:.{digits}f}"
+        return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+    def as_json(self) -> dict[str, Any]:
+        """For other programs."""
+        mean = None if self.measured is None else [float(part) for part in self.measured.mean]
+        return {
+            "name": self.name,
+            "paper": self.claim.paper,
+            "where": self.claim.where,
+            "claim": self.claim.says,
+            "published": self.claim.published,
+            "tested_by": self.claim.tested_by,
+            "ours": None if mean is None else dict(zip(Interval._fields, mean, strict=True)),
+            "support": self.support,
+            "conditions": self.conditions,
+            "verdict": self.verdict,
+            "why": self.claim.why,
+            "command": f"rolloutbench claims {self.name} --run" if self.claim.tested else None,
+        }
+
+
+def _replicates(values: pd.DataFrame, allocator: str | None, scenario: str) -> FloatArray:
+    rows = values[(values.allocator == allocator) & (values.scenario == scenario)].sort_values("replicate")
+    if rows.empty:
+        raise InputError(f"no {allocator} in scenario {scenario}")
+    return rows.value.to_numpy(dtype=np.float64)
+
+
+def _spread(conditions: Interval) -> Interval:
+    if len(conditions.estimate) == 1:
+        return Interval(*(part[0] for part in conditions))
+    mean = np.asarray(conditions.estimate.mean())
+    return Interval(mean, np.asarray(conditions.low.min()), np.asarray(conditions.high.max()))
+
+
+def claims_in(path: Path = HERE / "claims.toml") -> dict[str, Claim]:
+    """The claims of a file, by name. Raises InputError naming the claim that is wrong."""
+    found = {}
+    for name, given in tomllib.loads(path.read_text()).items():
+        try:
+            found[name] = Claim(**given)
+        except ValueError as error:
+            raise InputError(f"{path}: {name}: {' '.join(str(error).split())}") from None
+    return found
+
+
+def chosen(claims: Mapping[str, Claim], names: Sequence[str]) -> dict[str, Claim]:
+    """Claims by name, or all of a paper. Raises InputError where a name is neither."""
+    papers = {name.partition("-")[0] for name in claims}
+    for name in names:
+        if name not in claims and name not in papers:
+            raise InputError(f"no claim '{name}': {nearest(name, [*papers, *claims])}")
+    return {
+        name: claim
+        for name, claim in claims.items()
+        if not names or name in names or name.partition("-")[0] in names
+    }
+
+
+def needed(claims: Mapping[str, Claim]) -> list[str]:
+    """The studies that can be run again of which the claims speak."""
+    studies = [
+        study
+        for claim in claims.values()
+        for study in ([claim.study] if claim.study else FIGURES[claim.figure].studies if claim.figure else [])
+    ]
+    return [study for study in dict.fromkeys(studies) if is_runnable(study)]
+
+
+def judged(claims: Mapping[str, Claim], sources: Sources) -> list[Judged]:
+    """Every claim with its verdict."""
+    return [judge(name, claim, sources) for name, claim in claims.items()]
+
+
+def judge(name: str, claim: Claim, sources: Sources) -> Judged:
+    """By the rule above."""
+    if not claim.tested:
+        return Judged(name, claim, None, 0, "not testable here")
+    found = claim.measured(sources)
+    for_it = supports(claim, found.conditions)
+    support, conditions = int(for_it.sum()), len(for_it)
+    right_size = claim.within is None or bool(_meets(claim.within, found.mean).all())
+    verdict: Verdict = "not" if not support else "partly"
+    if support == conditions and right_size:
+        verdict = "reproduced"
+    return Judged(name, claim, found, support, verdict)
+
+
+def supports(claim: Claim, interval: Interval) -> BoolArray:
+    """Which conditions (S,) are on the claimed side as a whole; of a mere size, which meet it."""
+    if claim.above is None and claim.below is None:
+        assert claim.within is not None
+        return _meets(claim.within, interval)
+    low, high = (np.atleast_1d(part) for part in (interval.low, interval.high))
+    above = -np.inf if claim.above is None else claim.above
+    below = np.inf if claim.below is None else claim.below
+    beyond: BoolArray = (low > above) & (high < below)
+    return beyond
+
+
+def _meets(within: Sequence[float], interval: Interval) -> BoolArray:
+    low, high = (np.atleast_1d(part) for part in (interval.low, interval.high))
+    meets: BoolArray = (low <= within[1]) & (high >= within[0])
+    return meets
+
+
+def table(verdicts: Iterable[Judged]) -> Table:
+    """For the terminal."""
+    shown = Table(box=SIMPLE_HEAD, title="claims", title_justify="left", show_lines=True)
+    for heading in ("claim", "what is claimed", "published", "ours [95%]", "supported", "verdict", "why"):
+        shown.add_column(heading, no_wrap=heading == "verdict", overflow="fold")
+    for one in verdicts:
+        support = f"{one.support} of {one.conditions}" if one.conditions else "–"
+        claim = one.claim
+        shown.add_row(one.name, claim.says, claim.published, one.ours, support, one.verdict, claim.why)
+    return shown
+
+
+def markdown(verdicts: Iterable[Judged]) -> str:
+    """For a README."""
+    lines = [
+        "| claim | published | ours [95%] | conditions for it | verdict | why |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in verdicts:
+        claim = one.claim
+        support = f"{one.support} of {one.conditions}" if one.conditions else "–"
+        cells = [
+            f"`{one.name}` {claim.says} ({claim.paper}, {claim.where})",
+            claim.published,
+            one.ours,
+            support,
+        ]
+        lines.append("| " + " | ".join([*cells, f"**{one.verdict}**", claim.why]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write(verdicts: Sequence[Judged], directory: Path) -> None:
+    """claims.md and claims.csv."""
+    write_whole(directory / "claims.md", markdown(verdicts).encode())
+    rows = []
+    for one in verdicts:
+        flat = one.as_json()
+        ours = flat.pop("ours") or dict.fromkeys(Interval._fields)
+        rows.append({**flat, **ours})
+    write_whole(directory / "claims.csv", pd.DataFrame(rows).to_csv(index=False).encode())

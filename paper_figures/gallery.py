@@ -1,0 +1,84 @@
+"""All figures by name: which studies they need, running those, and the files of each figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from paper_figures import (
+    ar3po,
+    coba_rl,
+    dapo,
+    knapsack,
+    ours,
+    pilot_commit,
+    reinforce_ada,
+    vip,
+    vip_theory,
+)
+from paper_figures.sources import STUDIES, Redrawn, Sources, is_runnable
+from rolloutbench.config import DESCRIPTIONS, QUICK, Description, read_toml
+from rolloutbench.plotting.panels import save
+from rolloutbench.protocol import InputError
+from rolloutbench.registry import nearest
+from rolloutbench.store import write_whole
+
+PAPERS: dict[str, tuple[Redrawn, ...]] = {
+    "vip": (*vip_theory.FIGURES, *vip.FIGURES),
+    "ar3po": ar3po.FIGURES,
+    "pilot_commit": pilot_commit.FIGURES,
+    "dapo": dapo.FIGURES,
+    "reinforce_ada": reinforce_ada.FIGURES,
+    "coba_rl": coba_rl.FIGURES,
+    "knapsack": knapsack.FIGURES,
+    "ours": ours.FIGURES,
+}
+FIGURES: dict[str, Redrawn] = {figure.name: figure for paper in PAPERS.values() for figure in paper}
+QUICK_STEPS = 20
+"""Of a study that is run only to see that everything works."""
+
+
+def chosen(names: Sequence[str]) -> list[Redrawn]:
+    """Figures by name, or all of a paper by its name; all where none is named.
+
+    Raises InputError where a name is neither.
+    """
+    found: dict[str, Redrawn] = {}
+    for name in names or PAPERS:
+        if name not in PAPERS and name not in FIGURES:
+            raise InputError(f"no figure '{name}': {nearest(name, [*PAPERS, *FIGURES])}")
+        found |= {figure.name: figure for figure in PAPERS.get(name) or (FIGURES[name],)}
+    return list(found.values())
+
+
+def runnable(figures: Iterable[Redrawn]) -> list[str]:
+    """The studies of figures that can be run again."""
+    studies = dict.fromkeys(study for figure in figures for study in figure.studies)
+    return [study for study in studies if is_runnable(study)]
+
+
+def description(study: str, quick: bool) -> Description:
+    """A study as it is recorded, or `quick`: fewer replicates and steps, to see that everything works."""
+    path = STUDIES / f"{study}.toml"
+    kind = DESCRIPTIONS[read_toml(path)["study"]]
+    shorter: Mapping[str, Any] = {"replicates": QUICK, "steps": QUICK_STEPS} if quick else {}
+    return kind.of({key: value for key, value in shorter.items() if key in kind.model_fields}, path)
+
+
+def write(figure: Redrawn, sources: Sources, directory: Path) -> None:
+    """PNG, PDF and the CSV behind every panel."""
+    table = figure.read_from(sources)
+    drawn = figure.layout.draw(table, figure.small_print(sources))
+    write_whole(directory / f"{figure.name}.csv", table.to_csv(index=False, float_format="%.6g").encode())
+    save(drawn, directory, figure.name)
+
+
+def write_index(figures: Iterable[Redrawn], sources: Sources, directory: Path) -> None:
+    """A page with all of them, for a browser of files."""
+    parts = ["# Figures", ""]
+    for figure in figures:
+        said = "\n".join(figure.small_print(sources)[1:])
+        parts += [f"## {figure.name}", "", figure.title, "", f"![{figure.name}]({figure.name}.png)", ""]
+        parts += [said, "", f"Numbers: [{figure.name}.csv]({figure.name}.csv)", ""]
+    write_whole(directory / "README.md", "\n".join(parts).encode())

@@ -1,0 +1,366 @@
+"""Pilot-Commit's figures and tables (arXiv 2605.26606).
+
+Its runs last long enough for GRPO to see a prompt about one and a half times, and so do these: pools of 8,192
+prompts, 100 steps of 128. Two of its group sizes, 64 and 16, are used. The published rollouts to a target are
+its steps times the nominal rollouts of a step; ours are all rollouts, refill rounds included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from paper_figures.drawing import Curves, Rows
+from paper_figures.series import along, between, compared, exact, runs
+from paper_figures.sources import Redrawn, Sources, as_published, published
+from rolloutbench.allocators.pilot_commit import PilotCommit
+from rolloutbench.metrics import BASELINE, HORIZON
+from rolloutbench.plotting.style import Style
+from rolloutbench.protocol import FloatArray, Outcomes
+from simulators.clock import Clock
+
+TARGETS, SETTINGS = "pilot_commit_targets", "pilot_commit_settings"
+METHODS = (BASELINE, "pilot_commit", "dapo")
+NAMES = {BASELINE: "GRPO", "pilot_commit": "Pilot-Commit", "dapo": "DAPO"}
+_OURS = {"grpo": BASELINE, "pilot_commit": "pilot_commit", "dapo": "dapo"}
+"""Allocators by the paper's names."""
+NOMINAL = {"grpo": 8192, "pilot_commit": 12288, "dapo": 24576}
+"""Rollouts of a step without refill rounds: 128 prompts, 3 times as many candidates, groups of 64."""
+PUBLISHED_NOMINAL = 24576
+"""Of Pilot-Commit in Table 3, with groups of 128."""
+
+_SIXTEEN = "pool_size=8192,group_size=16,noise_ratio=200"
+SCENARIOS = {
+    "dead-sixty-v1[pool_size=8192,learning_rate=7]": "60% dead, SGD, n = 64",
+    "dead-sixty-v1[pool_size=8192,optimizer=adam,learning_rate=0.25]": "60% dead, Adam, n = 64",
+    "u-shaped-adam-v1[pool_size=8192,group_size=64,noise_ratio=800]": "u-shaped, Adam, n = 64",
+    "weak-cold-v1[pool_size=8192,group_size=64,noise_ratio=800]": "weak start, Adam, n = 64",
+    f"dead-sixty-v1[{_SIXTEEN},learning_rate=7]": "60% dead, SGD, n = 16",
+    f"dead-sixty-v1[{_SIXTEEN},optimizer=adam,learning_rate=0.25]": "60% dead, Adam, n = 16",
+    f"u-shaped-adam-v1[{_SIXTEEN}]": "u-shaped, Adam, n = 16",
+    f"weak-cold-v1[{_SIXTEEN}]": "weak start, Adam, n = 16",
+}
+"""Of the first study, by the names that figures give them. Dead prompts are solved always or never."""
+LARGE = dict(list(SCENARIOS.items())[:4])
+SHOWN = {name: title for name, title in SCENARIOS.items() if "SGD" in title or "u-shaped" in title}
+
+OVER = {BASELINE: "GRPO / Pilot-Commit", "dapo": "DAPO / Pilot-Commit"}
+CONTROLS = {
+    "effective_count": "GRPO / mixed groups",
+    "uniform[divide=4]": "GRPO, n / 4 rollouts",
+    "dapo[oversample=1,carry=true]": "DAPO, surplus kept",
+}
+TRAINED_ALIKE = {
+    "pilot_commit[n_pilot=8]": "8 + 56 (10,240)",
+    "pilot_commit": "16 + 48 (12,288, the paper's)",
+    "pilot_commit[n_pilot=24]": "24 + 40 (14,336)",
+    "pilot_commit[n_pilot=32]": "32 + 32 (16,384)",
+    "pilot_commit[n_pilot=48]": "48 + 16 (20,480)",
+}
+"""Splits of 64 rollouts into pilots and commits, with the nominal rollouts of a step."""
+SAMPLED_ALIKE = {
+    "pilot_commit[n_pilot=8,n_commit=72]": "8 + 72",
+    "pilot_commit[n_pilot=12,n_commit=60]": "12 + 60",
+    "pilot_commit": "16 + 48 (the paper's)",
+    "pilot_commit[n_pilot=20,n_commit=36]": "20 + 36",
+    "pilot_commit[n_pilot=24,n_commit=24]": "24 + 24",
+    "pilot_commit[n_pilot=28,n_commit=12]": "28 + 12",
+}
+"""Splits that all cost 12,288 rollouts in a step."""
+SPLITS = {"training": TRAINED_ALIKE, "sampling": SAMPLED_ALIKE}
+THRESHOLDS = {
+    "p_upper": {
+        "pilot_commit[p_upper=1]": "1",
+        "pilot_commit[p_upper=0.875]": "0.875",
+        "pilot_commit": "0.75 (the paper's)",
+        "pilot_commit[p_upper=0.625]": "0.625",
+    },
+    "p_lower": {
+        "pilot_commit[p_lower=0]": "0",
+        "pilot_commit": "0.125 (the paper's)",
+        "pilot_commit[p_lower=0.25]": "0.25",
+        "pilot_commit[p_lower=0.375]": "0.375",
+    },
+    "p_solve": {
+        "pilot_commit": "1 (the paper's)",
+        "pilot_commit[p_solve=0.875]": "0.875",
+        "pilot_commit[p_solve=0.75]": "0.75",
+    },
+}
+EVICTION = {"pilot_commit[evict=false]": "without eviction", "pilot_commit": "with eviction"}
+
+EQUAL = {"accuracy_at_steps": "equal steps", "accuracy_at_rollouts": "equal rollouts"}
+EQUAL_STYLES = {"equal steps": Style("#882255", 2), "equal rollouts": Style("#DD8833", 1)}
+"""What uniform spends in the study's steps, and how it is drawn."""
+SECONDS = ("a nominal step through the clock", "a step, all rollouts counted", "to 90% of the gain")
+SECONDS_SAID = ("seconds per step", "seconds per step, ratio to GRPO", "seconds, ratio to GRPO")
+EVICTED = ("rollouts", "refill rounds", "accuracy at equal steps")
+EVICTED_SAID = ("rollouts per step over the nominal", "rounds per step beyond the first", "points above GRPO")
+
+
+def over_rollouts(sources: Sources) -> pd.DataFrame:
+    """Accuracy against everything that was generated."""
+    curves = _curves(sources, LARGE, "accuracy", "rollouts")
+    parts = []
+    known = published("pilot_commit", "fig1").astype({"value": float})
+    for (setting, method), points in known.groupby(["setting", "method"], sort=False):
+        name = _OURS[str(method)]
+        parts.append(as_published(f"published: {setting}", name, list(points.x), list(points.value)))
+    for scenario, panel in LARGE.items():
+        found = runs(curves, scenario)
+        until = HORIZON * found[BASELINE].at_step("rollouts", sources.steps(TARGETS)[scenario])[0]
+        for name, run in found.items():
+            parts.append(along(run, panel, name, 100 * run["accuracy"], "rollouts", until))
+    return pd.concat(parts)
+
+
+def reward_deviation(sources: Sources) -> pd.DataFrame:
+    """How mixed the trained groups are."""
+    curves = _curves(sources, SHOWN, "deviation", "groups")
+    return pd.concat(
+        between(run, panel, name, "deviation", "groups", int(HORIZON * sources.steps(TARGETS)[scenario]))
+        for scenario, panel in SHOWN.items()
+        for name, run in runs(curves, scenario).items()
+    )
+
+
+def splits(sources: Sources) -> pd.DataFrame:
+    """Pilots and commits: rollouts to the target, at equal cost of training and of sampling."""
+    values = sources.values(SETTINGS, "rollouts_to_50", "rollouts_to_90")
+    parts = []
+    for said, names in SPLITS.items():
+        for percent in (50, 90):
+            found = compared(values, f"rollouts_to_{percent}", allocators=names)
+            parts.append(_named(found.assign(panel=f"equal {said} cost, to {percent}%"), names))
+    return pd.concat(parts)
+
+
+def thresholds(sources: Sources) -> pd.DataFrame:
+    """The band of a pilot's success rate, and the rate at which a prompt is given up."""
+    values = sources.values(SETTINGS, *EQUAL)
+    parts = []
+    for panel, names in THRESHOLDS.items():
+        for metric, series in EQUAL.items():
+            found = _linear(compared(values, metric, "difference", allocators=names), 100)
+            parts.append(_named(found.assign(panel=panel, series=series), names))
+    return pd.concat(parts)
+
+
+def over_prompts(sources: Sources) -> pd.DataFrame:
+    """Accuracy against the prompts that were rolled out, as far as DAPO gets in the study's steps."""
+    curves = _curves(sources, SHOWN, "accuracy", "asked")
+    parts = []
+    for scenario, panel in SHOWN.items():
+        found = runs(curves, scenario)
+        until = float(found["dapo"].at_step("asked", sources.steps(TARGETS)[scenario]).mean())
+        for name, run in found.items():
+            parts.append(along(run, panel, name, 100 * run["accuracy"], "asked", until))
+    return pd.concat(parts)
+
+
+def rollouts_to_target(sources: Sources) -> pd.DataFrame:
+    """Rollouts of GRPO and of DAPO until a target, over those of Pilot-Commit."""
+    values, known = sources.values(TARGETS, "rollouts_to_50", "rollouts_to_90"), _table("table1")
+    parts = []
+    for method in ("grpo", "dapo"):
+        ratio = (known[method] / known.pilot_commit).dropna()
+        models = [setting.partition(" target")[0] for setting in ratio.index]
+        parts.append(as_published(OVER[_OURS[method]], _OURS[method], models, list(ratio)))
+    for percent in (90, 50):
+        found = _over_pilot_commit(values, f"rollouts_to_{percent}", OVER)
+        parts.append(found.assign(x=found.x + f": to {percent}%"))
+    return pd.concat(parts)
+
+
+def controls(sources: Sources) -> pd.DataFrame:
+    """The same of what else saves rollouts."""
+    values = sources.values(TARGETS, "rollouts_to_90")
+    return _over_pilot_commit(values, "rollouts_to_90", CONTROLS)
+
+
+def seconds(sources: Sources) -> pd.DataFrame:
+    """Nominal steps through the clock, and the study's steps and targets, in seconds."""
+    values = sources.values(TARGETS, "seconds_per_step", "seconds_to_90")
+    of_step = published("pilot_commit", "table2").set_index("method").value.astype(float)
+    needed = _table("table1").loc["Qwen3-14B n=64 target 57.0"]
+    to_target = (needed / pd.Series(NOMINAL) * of_step).astype(float)
+    step, relative, target = SECONDS
+    clock = {method: clock_seconds(rollouts) for method, rollouts in NOMINAL.items()}
+    parts = []
+    for method, name in _OURS.items():
+        parts.append(as_published(step, name, [NAMES[name]], [of_step[method]]))
+        parts.append(exact(step, name, [NAMES[name]], clock[method]))
+    for panel, known, metric in (
+        (relative, of_step, "seconds_per_step"),
+        (target, to_target, "seconds_to_90"),
+    ):
+        for method in ("pilot_commit", "dapo"):
+            parts.append(as_published(panel, method, ["Qwen3-14B n=64"], [known[method] / known["grpo"]]))
+        found = compared(values, metric, panels=LARGE, allocators=["pilot_commit", "dapo"])
+        parts.append(found.assign(x=found.panel, panel=panel))
+    return pd.concat(parts)
+
+
+def clock_seconds(rollouts: int) -> float:
+    """A step of one stage on prompts of Beta(.4, .6), of which 128 groups of 64 are trained on."""
+    clock, p = Clock(), stats.beta(0.4, 0.6).ppf((np.arange(2000) + 0.5) / 2000)[None]
+    generation, _ = clock.stage(p, np.full(p.shape, rollouts / p.size))
+    return float(generation[0] + clock.rest(np.array([rollouts]), np.array([NOMINAL["grpo"]]))[0])
+
+
+def eviction(sources: Sources) -> pd.DataFrame:
+    """What giving up solved prompts saves: refill rounds."""
+    values = sources.values(SETTINGS, "rollouts_per_step", "stages_per_step", "accuracy_at_steps")
+    known = published("pilot_commit", "table3").value.astype(float)
+    rollouts, rounds, accuracy = EVICTED
+    spent = compared(values, "rollouts_per_step", "value", allocators=EVICTION)
+    stages = compared(values, "stages_per_step", "value", allocators=EVICTION)
+    gained = compared(values, "accuracy_at_steps", "difference", allocators=EVICTION)
+    return pd.concat(
+        [
+            as_published(rollouts, "pilot_commit", list(EVICTION.values()), list(known / PUBLISHED_NOMINAL)),
+            _named(_linear(spent, 1 / NOMINAL["pilot_commit"]).assign(panel=rollouts), EVICTION),
+            _named(_linear(stages, 1, -1).assign(panel=rounds), EVICTION),
+            _named(_linear(gained, 100).assign(panel=accuracy), EVICTION),
+        ]
+    )
+
+
+def screened(p: FloatArray, n_pilot: int) -> tuple[FloatArray, FloatArray]:
+    """The chances that a prompt with success probability p is let in, and that it is evicted."""
+    k = np.arange(n_pilot + 1)
+    pilots = Outcomes(np.zeros((1, len(k)), dtype=np.int64), np.full((1, len(k)), n_pilot), k[None])
+    chances = stats.binom.pmf(k, n_pilot, p[..., None])
+    method = PilotCommit()
+    return chances @ method.informative(pilots)[0], chances @ method.solved(pilots)[0]
+
+
+def filter_power(sources: Sources) -> pd.DataFrame:
+    """Both chances, for pilots of the group sizes 16, 64 and 128."""
+    p = np.linspace(0, 1, 101)
+    parts = []
+    for n_pilot in (8, 16, 32):
+        name = f"pilot_commit[n_pilot={n_pilot}]"
+        for panel, chance in zip(("let in", "evicted"), screened(p, n_pilot), strict=True):
+            parts.append(exact(panel, name, p, chance))
+    return pd.concat(parts)
+
+
+def _curves(sources: Sources, scenarios: Iterable[str], *columns: str) -> pd.DataFrame:
+    """Of the three methods of the paper."""
+    return sources.table(TARGETS, "curves", columns, allocator=METHODS, scenario=tuple(scenarios))
+
+
+def _table(item: str) -> pd.DataFrame:
+    """A published table of numbers: a row for each setting, a column for each method; NaN for `never`."""
+    known = published("pilot_commit", item)
+    known = known.assign(value=pd.to_numeric(known.value, errors="coerce"))
+    return known.pivot(index="setting", columns="method", values="value").loc[known.setting.unique()]
+
+
+def _over_pilot_commit(values: pd.DataFrame, metric: str, panels: Mapping[str, str]) -> pd.DataFrame:
+    """Ratios to Pilot-Commit, a panel for each allocator and a row for each scenario."""
+    found = compared(values, metric, against="pilot_commit", panels=SCENARIOS, allocators=panels)
+    return found.assign(x=found.panel, panel=found.series.map(panels))
+
+
+def _named(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Rows with short names."""
+    return table.assign(x=table.x.map(names))
+
+
+def _linear(table: pd.DataFrame, factor: float, offset: float = 0.0) -> pd.DataFrame:
+    return table.assign(**{name: factor * table[name] + offset for name in ("value", "low", "high")})
+
+
+ALL_COUNTED = (
+    "Ours count all rollouts, the paper's numbers the nominal ones: refill rounds are left out there."
+)
+
+FIGURES: tuple[Redrawn, ...] = (
+    Redrawn(
+        "pilot_commit_fig1",
+        "Fig. 1: accuracy against cumulative rollouts, as published (average of 7 benchmarks) and here.",
+        over_rollouts,
+        Curves("generated rollouts", "accuracy (%)"),
+        (TARGETS,),
+        ALL_COUNTED,
+    ),
+    Redrawn(
+        "pilot_commit_fig3",
+        "Fig. 3: how mixed the trained groups are. GRPO's lose their spread while prompts are learned.",
+        reward_deviation,
+        Curves("step", "mean std of a group's rewards"),
+        (TARGETS,),
+    ),
+    Redrawn(
+        "pilot_commit_fig4",
+        "Fig. 4: pilots + commits of a group, at equal cost of training (nominal rollouts of a step in "
+        "brackets) and of sampling.",
+        splits,
+        Rows("rollouts to the target, ratio to GRPO", log="x", level=1.0),
+        (SETTINGS,),
+        "Targets are shares of the gain of a reference GRPO run. All rollouts are counted.",
+    ),
+    Redrawn(
+        "pilot_commit_fig5",
+        "Fig. 5: the thresholds on a pilot's success rate.",
+        thresholds,
+        Rows("points above GRPO", columns=3, level=0.0, marked=EQUAL_STYLES),
+        (SETTINGS,),
+        "Held-out accuracy minus GRPO's, paired by replicate. The paper compares at equal steps.",
+    ),
+    Redrawn(
+        "pilot_commit_fig6",
+        "Fig. 6: accuracy against the prompts consumed. Who screens prompts uses more of them.",
+        over_prompts,
+        Curves("prompts rolled out", "accuracy (%)"),
+        (TARGETS,),
+        "A prompt counts once in every step in which it is rolled out.",
+    ),
+    Redrawn(
+        "pilot_commit_table1",
+        "Table 1: rollouts to a target, over those of Pilot-Commit; above 1 it saves rollouts.",
+        rollouts_to_target,
+        Rows("ratio of rollouts", log="x", level=1.0),
+        (TARGETS,),
+        "Published targets are the best accuracy of the published GRPO run, ours shares of the gain of a "
+        f"reference GRPO run. {ALL_COUNTED} Where the published DAPO never got there it has no row.",
+    ),
+    Redrawn(
+        "pilot_commit_controls",
+        "Beside Table 1: rollouts of simpler remedies until 90% of the gain, over those of Pilot-Commit.",
+        controls,
+        Rows("ratio of rollouts", columns=3, log="x", level=1.0),
+        (TARGETS,),
+        "Below 1 the simpler remedy needs fewer. All rollouts are counted.",
+    ),
+    Redrawn(
+        "pilot_commit_table2",
+        "Table 2: seconds. A step of 8,192, 12,288 and 24,576 rollouts, the study's steps, and its target.",
+        seconds,
+        Rows(dict(zip(SECONDS, SECONDS_SAID, strict=True)), level=1.0),
+        (TARGETS,),
+        "The clock's constants are fitted to this table. The published seconds to the target are steps to "
+        "the target (Table 1) times seconds per step.",
+    ),
+    Redrawn(
+        "pilot_commit_table3",
+        "Table 3: what eviction of solved prompts saves, at equal accuracy.",
+        eviction,
+        Rows(dict(zip(EVICTED, EVICTED_SAID, strict=True)), columns=3),
+        (SETTINGS,),
+        "Nominal are 24,576 rollouts a step in the paper and 12,288 here: without refill rounds.",
+    ),
+    Redrawn(
+        "pilot_commit_filter",
+        "What pilots can tell: the chance that a prompt is let into the buffer, and that it is evicted.",
+        filter_power,
+        Curves("success probability of the prompt", "probability"),
+        said="Binomial, with the paper's thresholds .125, .75 and 1. At p = .9 eight pilots evict a prompt "
+        "at 43% of its visits.",
+    ),
+)
