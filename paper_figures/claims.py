@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -101,14 +101,16 @@ class Claim(BaseModel):
         rows = table[table.source == "ours"]
         for name in ("panel", "series", "x"):
             wanted = getattr(self, name)
-            if wanted is not None:
+            if isinstance(wanted, float):
+                rows = rows[np.isclose(rows[name].astype(float), wanted)]
+            elif wanted is not None:
                 rows = rows[rows[name] == wanted]
         if rows.empty:
             raise InputError(f"{self.figure}: has no row {self.panel}, {self.series}, {self.x}")
         exact = rows.low.isna()
         low, high = rows.low.where(~exact, rows.value), rows.high.where(~exact, rows.value)
-        ends = (self.scale * part.to_numpy(dtype=np.float64) for part in (rows.value, low, high))
-        conditions = Interval(*ends)
+        parts = Interval(*(part.to_numpy(dtype=np.float64) for part in (rows.value, low, high)))
+        conditions = _scaled(parts, self.scale)
         return Measured(conditions, _spread(conditions))
 
     def _of_study(self, sources: Sources) -> Measured:
@@ -127,7 +129,7 @@ class Claim(BaseModel):
         else:
             compared = ours - theirs if self.how == "difference" else ours
             conditions, mean = mean_interval(compared), mean_interval(compared.mean(axis=0))
-        return Measured(*(Interval(*(self.scale * part for part in i)) for i in (conditions, mean)))
+        return Measured(_scaled(conditions, self.scale), _scaled(mean, self.scale))
 
 
 class Measured(NamedTuple):
@@ -188,6 +190,11 @@ def _replicates(values: pd.DataFrame, allocator: str | None, scenario: str) -> F
     return rows.value.to_numpy(dtype=np.float64)
 
 
+def _scaled(interval: Interval, scale: float) -> Interval:
+    ends = interval if scale >= 0 else Interval(interval.estimate, interval.high, interval.low)
+    return Interval(*(scale * part for part in ends))
+
+
 def _spread(conditions: Interval) -> Interval:
     if len(conditions.estimate) == 1:
         return Interval(*(part[0] for part in conditions))
@@ -201,8 +208,11 @@ def claims_in(path: Path = HERE / "claims.toml") -> dict[str, Claim]:
     for name, given in tomllib.loads(path.read_text()).items():
         try:
             found[name] = Claim(**given)
-        except ValueError as error:
-            raise InputError(f"{path}: {name}: {' '.join(str(error).split())}") from None
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = "".join(f"{part} = {problem['input']}: " for part in problem["loc"])
+            said = problem["msg"].removeprefix("Value error, ")
+            raise InputError(f"{path}: {name}: {where}{said}") from None
     return found
 
 

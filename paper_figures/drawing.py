@@ -8,8 +8,10 @@ marker of the series that it belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from rolloutbench.plotting.panels import TICKS, finish, folded_all, legend_below, panel_for_each, say
 from rolloutbench.plotting.style import STYLES, Look, Style, looks, print_style
@@ -94,6 +96,9 @@ class Curves(Layout):
                     entries.setdefault(_label(source, series, look), line)
                 axes.margins(x=0.02)
                 _logarithmic(axes, self.log)
+                if axes.get_xlim()[1] > 1e4 and "x" not in self.log:
+                    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+                    axes.xaxis.set_major_locator(MaxNLocator(5))
             if self.same_y:
                 ends = np.array([axes.get_ylim() for axes in panels.values()])
                 for axes in panels.values():
@@ -104,7 +109,17 @@ class Curves(Layout):
 
 @dataclass(frozen=True)
 class Rows(Layout):
-    """A row for each name, a point with its 95% interval along the axis: a table as a picture."""
+    """A row for each name, a point with its 95% interval along the axis: a table as a picture.
+
+    With `same_x` all panels have one scale. With `cloud` points without an interval are small and pale and
+    lie behind those with one, as single scenarios behind their mean. `band` is a series whose intervals go
+    through all rows of its panel. A line stands between rows of which `apart` is true and others.
+    """
+
+    same_x: bool = False
+    cloud: bool = False
+    band: str = ""
+    apart: Callable[[str], bool] | None = None
 
     def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
         """Series of one row stand side by side, published ones first."""
@@ -114,7 +129,7 @@ class Rows(Layout):
             }
             most = max(map(len, names.values()))
             before = [None, *names.values()]
-            tall = 0.2 if _crowd(table) > 2 else 0.155
+            tall = 0.2 if _crowd(table) > 2 and not self.cloud else 0.155
             _, lines = folded_all((str(name) for rows in names.values() for name in rows), TICKS)
             height = 0.55 + tall * most * max(lines * 0.7, 1)
             figure, panels = panel_for_each(names, height, columns=self.columns)
@@ -124,29 +139,54 @@ class Rows(Layout):
                 here = table[table.panel == panel]
                 if self.level is not None:
                     axes.axvline(self.level, color="0.4", lw=0.7, ls=":", zorder=1)
-                for series, y, rows in _side_by_side(here, names[panel]):
+                for series, y, rows in _side_by_side(here, names[panel], self.cloud):
                     source = rows.source.iloc[0]
-                    point = _points(axes, y, rows, source, look[series])
+                    pale = rows.low.isna().to_numpy() & self.cloud
+                    if pale.any():
+                        dots = look[series]._replace(marker="o")
+                        _points(axes, y[pale], rows[pale], source, dots, ms=2.6, alpha=0.4, mew=0)
+                    point = _points(axes, y[~pale], rows[~pale], source, look[series], ms=4)
                     entries.setdefault(_label(source, series, look), point)
+                for _, row in here[(here.series == self.band) & here.low.notna()].iterrows():
+                    axes.axvspan(row.low, row.high, color=look[self.band].color, alpha=0.2, lw=0, zorder=0)
+                kinds = [self.apart(str(name)) for name in names[panel]] if self.apart else []
+                for place, (one, next_one) in enumerate(pairwise(kinds)):
+                    if one != next_one:
+                        axes.axhline(place + 0.5, color="0.4", lw=0.6)
                 texts, _ = folded_all(map(str, names[panel]), TICKS)
                 hidden = number % self.columns and names[panel] == before[number]
-                axes.set_yticks(range(len(texts)), [""] * len(texts) if hidden else texts)
+                axes.set_yticks(range(len(texts)), texts)
                 axes.set_ylim(len(texts) - 0.4, -0.6)
-                axes.tick_params("y", length=0)
+                axes.tick_params("y", length=0, labelleft=not hidden)
+                if self.cloud:
+                    axes.grid(axis="y", color="0.93", lw=0.5)
+                    axes.set_axisbelow(True)
                 _logarithmic(axes, self.log)
-            if all(label in table.x.unique() for label in entries):
-                entries = {}  # the rows say it already
+            if self.same_x:
+                ends = np.array([axes.get_xlim() for axes in panels.values()])
+                for axes in panels.values():
+                    axes.set_xlim(ends[:, 0].min(), ends[:, 1].max())
+            known = {label for label in entries if label in table.x.unique()}
+            grey = [
+                point for label, point in entries.items() if label.endswith((PUBLISHED, f"({PUBLISHED})"))
+            ]
+            if max(len(known), 1) + len(grey) == len(entries):  # the rows say already who is who
+                entries = {PUBLISHED: grey[0]} if grey else {}
             self._finish(figure, panels, said, _ours_first(entries))
         return figure
 
 
 def _logarithmic(axes: Axes, log: str) -> None:
-    """Axes named in `log`, with plain numbers: powers of ten, or 1, 2, 5, 10 where there are few of them."""
+    """Axes named in `log`, with plain numbers: powers of ten, or 1, 2, 5, 10 where there are few of them.
+
+    Less than a factor of eight has even steps.
+    """
     for name in log:
         axes.set(**{f"{name}scale": "log"})
         axis = axes.xaxis if name == "x" else axes.yaxis
         low, high = axis.get_view_interval()
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=7))
+        wide = LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=7)
+        axis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)) if high < 8 * low else wide)
         axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
         axis.set_minor_formatter(NullFormatter())
 
@@ -158,7 +198,8 @@ def _line(axes: Axes, rows: pd.DataFrame, source: str, look: Look) -> Line2D:
     (line,) = axes.plot(
         x, value, color=color, ls="" if grey and len(x) <= 2 else look.linestyle, lw=0.9 if grey else 1.2,
         zorder=2 if grey else 3,
-        marker=look.marker if few else "", ms=3.2, gid=f"{source}: {rows.series.iloc[0]}",
+        marker=look.marker if few or grey else "", markevery=1 if few else len(x) // 8, ms=3.2,
+        gid=f"{source}: {rows.series.iloc[0]}",
     )  # fmt: skip
     if np.isfinite(low).any():
         if few:
@@ -169,23 +210,25 @@ def _line(axes: Axes, rows: pd.DataFrame, source: str, look: Look) -> Line2D:
     return line
 
 
-def _points(axes: Axes, y: FloatArray, rows: pd.DataFrame, source: str, look: Look) -> Line2D:
+def _points(axes: Axes, y: FloatArray, rows: pd.DataFrame, source: str, look: Look, **marks: Any) -> Line2D:
     value, low, high = (rows[name].to_numpy(dtype=np.float64) for name in ("value", "low", "high"))
     color = GREY if source == PUBLISHED else look.color
     (line,) = axes.plot(
-        value, y, color=color, ls="", marker=look.marker, ms=4, gid=f"{source}: {rows.series.iloc[0]}"
+        value, y, color=color, ls="", marker=look.marker, gid=f"{source}: {rows.series.iloc[0]}", **marks
     )
     there = np.isfinite(low)
     axes.hlines(y[there], low[there], high[there], color=color, lw=1.0)
     return line
 
 
-def _side_by_side(here: pd.DataFrame, names: list[str]) -> Iterable[tuple[str, FloatArray, pd.DataFrame]]:
+def _side_by_side(
+    here: pd.DataFrame, names: list[str], cloud: bool
+) -> Iterable[tuple[str, FloatArray, pd.DataFrame]]:
     """Series, the heights of their points, and their rows: those of one row beside each other."""
     place = {name: number for number, name in enumerate(names)}
     crowd = here.groupby("x", sort=False).cumcount()
     several = here.groupby("x", sort=False)["x"].transform("size")
-    spread = 0.0 if (several == 1).all() else 0.6
+    spread = 0.0 if cloud or (several == 1).all() else 0.6
     heights = here.x.map(place) + spread * (crowd - (several - 1) / 2) / several.clip(lower=1)
     for (_, series), rows in here.groupby(["source", "series"], sort=False):
         yield str(series), heights.loc[rows.index].to_numpy(dtype=np.float64), rows

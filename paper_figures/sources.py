@@ -96,10 +96,6 @@ class Sources:
         """Steps of each scenario."""
         return dict(self.results(study).record["steps"])
 
-    def conditions(self, study: str) -> str:
-        """One line: estimator, aggregation, replicates, seed."""
-        return self.results(study).conditions
-
     def keep(self, study: str, directory: Path) -> None:
         """Write what was asked of a study into `directory`: small tables, its record, no cells."""
         found, manifest = self.results(study), read_manifest(self.directory / study)
@@ -172,7 +168,10 @@ class Redrawn:
 
     def small_print(self, sources: Sources) -> list[str]:
         """Title, conditions of its studies, and what else there is to say."""
-        conditions = dict.fromkeys(sources.conditions(study) for study in self.studies)
+        of = [sources.results(study) for study in self.studies]
+        conditions = dict.fromkeys(caption for one in of for caption in one.record["captions"].values())
+        if len(conditions) > 2:  # too many budgets to name
+            conditions = dict.fromkeys(one.conditions for one in of)
         return [self.title, *conditions, *([self.said] if self.said else [])]
 
     def read_from(self, sources: Sources) -> pd.DataFrame:

@@ -9,7 +9,8 @@ def numbers(figure, layout):
     """Panel, series, source, x and value of every point that is drawn; rows are named by their tick."""
     found = []
     for axes in figure.axes:
-        names = [label.get_text().replace("\n", "") for label in axes.get_yticklabels()]
+        ticks = axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks())  # hidden labels too
+        names = [label.replace("\n", "") for label in ticks]
         for line in axes.get_lines():
             if not line.get_gid():
                 continue  # a level

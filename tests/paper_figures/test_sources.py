@@ -88,15 +88,15 @@ def test_run_draw_keep_and_draw_again(described, monkeypatch):
         ("figures vip_fig22", "no figure 'vip_fig22'"),
         ("figures mine_fig1 --results nowhere", "nowhere/mine: no such study; --run runs it"),
         (
-            ["figures", "mine_fig1", "--results", "described", "--run"],
+            "figures mine_fig1 --results described --run",
             "--results described: goes without --run",
         ),
         (
-            ["figures", "vip_fig2", "--out", "described/mine.toml"],
+            "figures vip_fig2 --out described/mine.toml",
             "--out described/mine.toml: cannot be made",
         ),
         (
-            ["figures", "vip_fig2", "--keep", "kept", "--results", "kept"],
+            "figures vip_fig2 --keep kept --results kept",
             "--keep kept: the studies are read from",
         ),
         ("claims nobody", "no claim 'nobody'"),

@@ -1,0 +1,164 @@
+"""CoBA-RL's figures (arXiv 2602.03048): what a rollout is worth, who gets it, how long deciding takes.
+
+V(n; p) = (1 - exp(-n p (1-p) / tau)) BetaPDF(p; alpha, kappa - alpha), and alpha follows the failure rate.
+tau and the line from failure rate to alpha are not published; those of `rolloutbench.allocators.coba` are
+shown, chosen so that alpha takes the three published values at failure rates of .72, .45 and .31.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from paper_figures.drawing import Curves, Rows
+from paper_figures.series import by_success, exact, rows
+from paper_figures.sources import Redrawn, Sources, as_published, published
+from rolloutbench.allocators.coba import CoBA
+from rolloutbench.metrics import BASELINE, COUNT_BINS, count_metric
+from rolloutbench.objectives import CoBAValue, Saturating, beta_density
+from rolloutbench.plotting.style import DASHED, Style, method_of
+from rolloutbench.protocol import FloatArray
+from rolloutbench.solvers import Problem
+from rolloutbench.solvers.concave import concave
+from rolloutbench.solvers.dynamic import dynamic
+from rolloutbench.statistics import Reached, median_reached
+
+STUDY = "selection"
+SCENARIO = "u-shaped-adam-v1"
+PHASES = {"first third": (0, 1 / 3), "second third": (1 / 3, 2 / 3), "last third": (2 / 3, 1)}
+ALLOCATORS = (BASELINE, "coba", "knapsack", "vip")
+METHOD = CoBA()
+RATES = {"20% fail": 0.2, "50% fail": 0.5, "80% fail": 0.8}
+SUCCESS = {"p = 0.05": 0.05, "p = 0.2": 0.2, "p = 0.5": 0.5}
+MEAN = 8
+"""The ninth rollout's worth is shown: the first beyond the mean."""
+ALPHA, WEIGHT, VALUE, GAIN = "alpha", "weight of a prompt", "saturation", "worth of a ninth rollout"
+PROMPTS, ROLLOUTS, BOUNDS = 512, 8192, (2, 128)
+"""One allocation of the paper's size."""
+
+
+def alpha(failures: FloatArray) -> FloatArray:
+    """alpha at a failure rate, as the allocator has it."""
+    moved = np.where(failures > 0.5, failures, special.expit(10 * (failures - 0.5)))
+    found: FloatArray = np.clip(METHOD.alpha_min + METHOD.slope * moved, METHOD.alpha_min, METHOD.alpha_max)
+    return found
+
+
+def values(_: Sources) -> pd.DataFrame:
+    """alpha, the density that it makes, and what rollouts are worth."""
+    share, p, n = np.linspace(0, 1, 101), np.linspace(0, 1, 101), np.arange(1, 65)
+    known = published("coba_rl", "alpha")
+    found = [
+        as_published(ALPHA, str(setting), list(share), [float(value)] * len(share))
+        for setting, value in zip(known.setting, known.value, strict=True)
+    ]
+    found.append(exact(ALPHA, "coba", share, alpha(share)))
+    for name, rate in RATES.items():
+        a = float(alpha(np.array(rate)))
+        found.append(exact(WEIGHT, name, p, beta_density(p, a, METHOD.kappa - a)))
+    for name, chance in SUCCESS.items():
+        found.append(exact(VALUE, name, n, Saturating(METHOD.tau).at(np.full(n.shape, chance), n)))
+    for name, rate in RATES.items():
+        a = float(alpha(np.array(rate)))
+        objective = CoBAValue(METHOD.tau, a, METHOD.kappa - a)
+        found.append(exact(GAIN, name, p, objective.marginal(p, np.full(p.shape, MEAN + 1.0))))
+    return pd.concat(found)
+
+
+def allocation(sources: Sources) -> pd.DataFrame:
+    """Rollouts by success probability in three phases of training."""
+    spec = next(spec for spec in sources.steps(STUDY) if method_of(spec) == SCENARIO)
+    columns = [count_metric(b) for b in range(COUNT_BINS)]
+    curves = sources.table(STUDY, "curves", columns, scenario=[spec], allocator=ALLOCATORS)
+    return by_success(curves, spec, sources.steps(STUDY)[spec], PHASES)
+
+
+def seconds(sources: Sources) -> pd.DataFrame:
+    """Median seconds of one allocation, measured now."""
+    known = published("coba_rl", "cost").set_index("method").value.astype(float)
+    p = np.random.default_rng(0).beta(0.4, 0.6, PROMPTS)
+    objective = Saturating(METHOD.tau)
+    weights = beta_density(p, METHOD.kappa / 2, METHOD.kappa / 2)
+    problem = Problem.of(objective, p, ROLLOUTS, *BOUNDS, weights)
+    panel, greedy, table = "one allocation", "greatest gains first", "dynamic program"
+    few = 2 if sources.quick else 7  # it takes seconds, and an interval needs six
+    return pd.concat(
+        [
+            as_published(panel, "coba", [greedy], [known["heap_greedy"]]),
+            as_published(panel, "knapsack", [table], [known["dynamic_program"]]),
+            _timed(panel, "coba", greedy, lambda: concave(problem), 50),
+            _timed(panel, "knapsack", table, lambda: dynamic(problem), few),
+        ]
+    )
+
+
+def _timed(panel: str, series: str, row: str, run: Callable[[], object], repeats: int) -> pd.DataFrame:
+    taken = np.empty(repeats)
+    for repeat in range(repeats):
+        start = time.perf_counter()
+        run()
+        taken[repeat] = time.perf_counter() - start
+    return rows(panel, series, [row], median_reached(Reached(taken, np.ones(repeats, dtype=bool))))
+
+
+FIGURES: tuple[Redrawn, ...] = (
+    Redrawn(
+        "coba_rl_values",
+        "The value function: the more rollouts fail, the larger alpha, and the easier the prompts that are "
+        "worth a rollout.",
+        values,
+        Curves(
+            {
+                ALPHA: "failure rate of the batch",
+                WEIGHT: "success probability of the prompt",
+                VALUE: "rollouts",
+                GAIN: "success probability of the prompt",
+            },
+            {
+                ALPHA: "alpha",
+                WEIGHT: "density at p",
+                VALUE: "1 - exp(-n p(1-p))",
+                GAIN: "gain in value",
+            },
+            marked={
+                **{
+                    name: Style(color, place)
+                    for place, (name, color) in enumerate(
+                        zip(RATES, ("#117733", "#CC6677", "#661100"), strict=True)
+                    )
+                },
+                **{
+                    name: Style(color, place, DASHED)
+                    for place, (name, color) in enumerate(
+                        zip(SUCCESS, ("#882255", "#6699CC", "#332288"), strict=True)
+                    )
+                },
+                "early": Style("#000000"),
+                "middle": Style("#000000", 1, DASHED),
+                "late": Style("#000000", 2, ((0, (1, 1.5)),)),
+            },
+        ),
+        said="Computed; weight: Beta(alpha, 11 - alpha). Grey: the paper's alphas early, midway and late in "
+        "training. It gives neither their failure rates, nor tau (here 1), nor the line to alpha.",
+    ),
+    Redrawn(
+        "coba_rl_allocation",
+        "Allocation over training: CoBA-RL serves middling prompts, and turns to harder ones only a little.",
+        allocation,
+        Curves("success probability of the prompt", "rollouts per prompt", columns=3, same_y=True),
+        (STUDY,),
+        "u-shaped start, 8 rollouts per prompt on average. Each allocator goes by its own estimates.",
+    ),
+    Redrawn(
+        "coba_rl_cost",
+        f"Time of one allocation: {PROMPTS} prompts, {ROLLOUTS} rollouts, {BOUNDS[0]} to {BOUNDS[1]} each.",
+        seconds,
+        Rows("seconds, median", columns=1, log="x"),
+        said="Ours: one thread of this machine, both exact. Grey: the paper's heap, and the dynamic program "
+        "of Knapsack RL, as it timed them.",
+    ),
+)

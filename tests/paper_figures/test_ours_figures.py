@@ -1,0 +1,107 @@
+"""The summary over all scenarios, and the language model beside its simulation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from paper_figures import ours
+from paper_figures.drawing import OURS
+from paper_figures.sources import RESULTS, Sources
+from rolloutbench.metrics import BASELINE
+
+RNG = np.random.default_rng(0)
+
+
+def values_of(factors, scenarios=4, replicates=16):
+    """Each allocator needs so many times what uniform needs, in each scenario as much by chance."""
+    base = RNG.lognormal(10, 0.3, (scenarios, replicates))
+    parts = []
+    for metric in ours.SUMMARISED:
+        for name, factor in factors.items():
+            noise = RNG.lognormal(0, 0.0 if name == BASELINE else 0.05, base.shape)
+            for s, row in enumerate(factor * base * noise):
+                told = {"scenario": f"s{s}", "allocator": name, "metric": metric}
+                parts.append(pd.DataFrame({**told, "replicate": range(replicates), "value": row}))
+    return pd.concat(parts, ignore_index=True)
+
+
+class Given(Sources):
+    """A study whose values are handed over."""
+
+    def __init__(self, values):
+        super().__init__(quick=True)
+        self.given = values
+
+    def values(self, study, *metrics):
+        return self.given[self.given.metric.isin(metrics)]
+
+
+FACTORS = {"random": 0.5, BASELINE: 1.0, "vip": 0.9, "dapo": 1.6, "vip[predictor=oracle]": 0.8}
+
+
+def test_methods_first_and_best_first():
+    table = ours.summary(Given(values_of(FACTORS)))
+    for _, panel in table.groupby("panel"):
+        names = list(dict.fromkeys(panel.x))
+        assert names == ["vip", "dapo", "random", "vip[predictor=oracle]", BASELINE]
+        assert (panel.groupby("x").size() == 4 + 1).all()
+        means = panel[panel.low.notna()].set_index("series")
+        for name, factor in FACTORS.items():
+            assert means.low[name] <= means.value[name] <= means.high[name]
+            assert means.value[name] == pytest.approx(factor, rel=0.05)
+        assert (means.loc[BASELINE, ["value", "low", "high"]] == 1).all()
+
+
+def test_the_geometric_mean_of_twice_and_half_is_one():
+    baseline = np.ones((1, 2, 8))
+    cube = baseline * np.array([2.0, 0.5])[:, None]
+    assert ours.geometric_mean_ratio(cube, baseline) == pytest.approx([1.0])
+    drawn = np.broadcast_to(cube[:, :, None], (1, 2, 5, 8))
+    assert ours.geometric_mean_ratio(drawn, np.ones_like(drawn)).shape == (1, 5)
+
+
+def test_a_missing_run_is_named_and_not_averaged_over():
+    values = values_of(FACTORS)
+    gone = (values.allocator == "dapo") & (values.scenario == "s2")
+    with pytest.raises(ValueError, match="rollouts_to_90 is missing for .*dapo.*s2"):
+        ours.summary(Given(values[~gone]))
+
+
+def test_the_band_and_the_line_are_drawn():
+    table = ours.summary(Given(values_of(FACTORS))).reset_index(drop=True)
+    layout = next(figure.layout for figure in ours.FIGURES if figure.name == "ours_summary")
+    for axes, (_, panel) in zip(
+        layout.draw(table, ["T"]).axes, table.groupby("panel", sort=False), strict=True
+    ):
+        (band,) = axes.patches
+        oracle = panel[(panel.series == ours.ORACLE) & panel.low.notna()]
+        assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx(
+            (oracle.low.item(), oracle.high.item())
+        )
+        (line,) = (
+            line
+            for line in axes.get_lines()
+            if not line.get_gid() and line.get_ydata()[0] == line.get_ydata()[1]
+        )
+        assert line.get_ydata()[0] == 1.5  # after vip and dapo
+        marks = [len(line.get_xdata()) for line in axes.get_lines() if line.get_gid()]
+        assert sorted(marks) == [1] * 5 + [4] * 5
+
+
+def test_the_language_model_beside_its_simulation():
+    table = ours.real(Sources())
+    told = pd.read_csv(RESULTS / "real_sorting" / "validation" / "validation_allocators.csv")
+    told = told[told.allocator != BASELINE].set_index("allocator")
+    area = table[table.panel == ours.JUDGED["area_over_rollouts"][0]]
+    for study, column in {ours.REAL: "real_value", ours.SIMULATED: "value"}.items():
+        shown = area[area.series == ours.WHERE[study]].set_index("x")
+        np.testing.assert_allclose(1 + shown.value / 100, told[column][shown.index])
+    real = area[area.series == ours.WHERE[ours.REAL]]
+    assert real.value.is_monotonic_decreasing
+    assert set(table.source) == {OURS}
+
+
+def test_the_small_print_says_what_the_validation_says():
+    said = next(figure.said for figure in ours.FIGURES if figure.name == "ours_real")
+    found = pd.read_csv(RESULTS / "real_sorting" / "validation" / "validation.csv").iloc[0]
+    assert f"tau {found.tau:.2f} [{found.tau_low:.2f}, {found.tau_high:.2f}]" in said
