@@ -193,7 +193,8 @@ POINTS = "points above GRPO"
 FIGURES: tuple[Redrawn, ...] = (
     Redrawn(
         "ar3po_fig1",
-        "Figs. 1 and 2(d): responses per training prompt. AR3PO needs fewer the more prompts are solved.",
+        "AR3PO Figs. 1 and 2(d): responses per training prompt. AR3PO needs fewer the more prompts "
+        "are solved.",
         responses,
         Curves("step", dict.fromkeys((CHEAP, DEAR), "rollouts per prompt") | {RATIO: "ratio"}, columns=3),
         (STUDY,),
@@ -201,7 +202,8 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "ar3po_fig2c",
-        "Fig. 2(c): groups without a correct response, before and after a stored one replaces a failure.",
+        "AR3PO Fig. 2(c): groups without a correct response, before and after a stored one "
+        "replaces a failure.",
         without_success,
         Curves(
             "step",
@@ -215,7 +217,8 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "ar3po_bins",
-        "Responses by difficulty: E[n|p] = k sum_s (1-p)^(k s) for S stages of k, and what was generated.",
+        "AR3PO: responses by difficulty: E[n|p] = k sum_s (1-p)^(k s) for S stages of k, and what "
+        "was generated.",
         by_difficulty,
         Curves("success probability of the prompt", "rollouts per prompt"),
         (STUDY,),
@@ -223,7 +226,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "ar3po_sweep",
-        "Stages S and rollouts k of a stage, S x k, which the paper does not vary: cost and gain.",
+        "AR3PO: stages S and rollouts k of a stage, S x k, which the paper does not vary: cost and gain.",
         sweep,
         Rows({"cost": "rollouts per prompt", **dict.fromkeys(EQUAL.values(), POINTS)}, level=0.0),
         (STUDY,),
@@ -231,7 +234,8 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "ar3po_reuse",
-        "Table 2: its ablation. What stages alone give, and each way in which a stored success can count.",
+        "AR3PO Table 2: its ablation. What stages alone give, and each way in which a stored "
+        "success can count.",
         reuse,
         Rows(
             dict.fromkeys(EQUAL.values(), POINTS)
@@ -244,7 +248,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "ar3po_buffer",
-        "Age and number of the stored successes, which the paper leaves open.",
+        "AR3PO: age and number of the stored successes, which the paper leaves open.",
         buffer,
         Rows(
             {"no success": "share of groups"} | dict.fromkeys(EQUAL.values(), "points above no reuse"),

@@ -279,12 +279,11 @@ def _meets(within: Sequence[float], interval: Interval) -> BoolArray:
 def table(verdicts: Iterable[Judged]) -> Table:
     """For the terminal."""
     shown = Table(box=SIMPLE_HEAD, title="claims", title_justify="left", show_lines=True)
-    for heading in ("claim", "what is claimed", "published", "ours [95%]", "supported", "verdict", "why"):
-        shown.add_column(heading, no_wrap=heading == "verdict", overflow="fold")
+    for heading in ("claim", "what is claimed", "published", "ours [95%]", "verdict", "why"):
+        shown.add_column(heading, no_wrap=heading in ("claim", "verdict"))
     for one in verdicts:
-        support = f"{one.support} of {one.conditions}" if one.conditions else "–"
-        claim = one.claim
-        shown.add_row(one.name, claim.says, claim.published, one.ours, support, one.verdict, claim.why)
+        claim, support = one.claim, f"\n{one.support} of {one.conditions}" if one.conditions else ""
+        shown.add_row(one.name, claim.says, claim.published, one.ours, one.verdict + support, claim.why)
     return shown
 
 

@@ -108,8 +108,8 @@ def _timed(panel: str, series: str, row: str, run: Callable[[], object], repeats
 FIGURES: tuple[Redrawn, ...] = (
     Redrawn(
         "coba_rl_values",
-        "The value function: the more rollouts fail, the larger alpha, and the easier the prompts that are "
-        "worth a rollout.",
+        "CoBA-RL: the value function: the more rollouts fail, the larger alpha, and the easier the prompts "
+        "that are worth a rollout.",
         values,
         Curves(
             {
@@ -147,7 +147,8 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "coba_rl_allocation",
-        "Allocation over training: CoBA-RL serves middling prompts, and turns to harder ones only a little.",
+        "CoBA-RL: allocation over training: CoBA-RL serves middling prompts, and turns to harder "
+        "ones only a little.",
         allocation,
         Curves("success probability of the prompt", "rollouts per prompt", columns=3, same_y=True),
         (STUDY,),
@@ -155,7 +156,8 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "coba_rl_cost",
-        f"Time of one allocation: {PROMPTS} prompts, {ROLLOUTS} rollouts, {BOUNDS[0]} to {BOUNDS[1]} each.",
+        f"CoBA-RL: time of one allocation: {PROMPTS} prompts, {ROLLOUTS} rollouts, {BOUNDS[0]} to "
+        f"{BOUNDS[1]} each.",
         seconds,
         Rows("seconds, median", columns=1, log="x"),
         said="Ours: one thread of this machine, both exact. Grey: the paper's heap, and the dynamic program "

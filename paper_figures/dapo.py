@@ -92,7 +92,7 @@ def _between(sources: Sources, allocators: tuple[str, ...], above: str, below: s
 FIGURES: tuple[Redrawn, ...] = (
     Redrawn(
         "dapo_fig6",
-        "Fig. 6: dynamic sampling on and off (uniform). By step it leads, by rollout it mostly trails.",
+        "DAPO Fig. 6: dynamic sampling on and off (uniform). By step it leads, by rollout it mostly trails.",
         on_and_off,
         Curves(
             {f"{name}, over {axis}": label for axis, label in AXES.items() for name in SCENARIOS.values()},
@@ -104,7 +104,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "dapo_table1",
-        "Table 1, last row: what dynamic sampling adds to held-out accuracy, by what is held equal.",
+        "DAPO Table 1, last row: what dynamic sampling adds to held-out accuracy, by what is held equal.",
         gains,
         Rows("points above uniform", columns=3, level=0.0),
         (STUDY,),
@@ -112,7 +112,8 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "dapo_fig3b",
-        "Fig. 3b: prompts with accuracy 1, of those rolled out. Their share rises while the policy learns.",
+        "DAPO Fig. 3b: prompts with accuracy 1, of those rolled out. Their share rises while the "
+        "policy learns.",
         solved,
         Curves("training steps", "share of prompts", columns=3),
         (STUDY,),
@@ -120,7 +121,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "dapo_rollouts",
-        "What dynamic sampling costs: rollouts generated for each prompt of the batch.",
+        "DAPO: what dynamic sampling costs: rollouts generated for each prompt of the batch.",
         generated,
         Curves("training steps", "rollouts per prompt", columns=3),
         (STUDY,),

@@ -132,7 +132,8 @@ def _known(item: str, metric: str, setting: str) -> float:
 FIGURES: tuple[Redrawn, ...] = (
     Redrawn(
         "knapsack_values",
-        "Proposition 1: the value of n rollouts, a chance times an information gain that peaks at p = 1/3.",
+        "Knapsack Proposition 1: the value of n rollouts, a chance times an information gain that "
+        "peaks at p = 1/3.",
         values,
         Curves(
             "success probability of the prompt",
@@ -143,7 +144,8 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "knapsack_allocation",
-        "Allocation by true success probability: uniform in the first epoch, then most where few succeed.",
+        "Knapsack: allocation by true success probability: uniform in the first epoch, then most "
+        "where few succeed.",
         allocation,
         Curves("success probability of the prompt", "rollouts per prompt", columns=3, same_y=True),
         (STUDY,),
@@ -151,7 +153,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "knapsack_largest",
-        "The most rollouts that one prompt of a batch gets, for 8 per prompt on average.",
+        "Knapsack: the most rollouts that one prompt of a batch gets, for 8 per prompt on average.",
         largest,
         Rows("rollouts", columns=1),
         said="Computed: 512 prompts, by their true success probabilities (oracle) or by 8 rollouts of each. "
@@ -159,7 +161,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "knapsack_effective",
-        "Non-zero gradients over training: groups with both rewards, and rollouts in such groups.",
+        "Knapsack: non-zero gradients over training: groups with both rewards, and rollouts in such groups.",
         effective,
         Curves("training steps", "share", columns=3),
         (STUDY,),
@@ -167,7 +169,8 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "knapsack_gain",
-        "What it gains over the run: far more rollouts in groups with both rewards, and little accuracy.",
+        "Knapsack: what it gains over the run: far more rollouts in groups with both rewards, and "
+        "little accuracy.",
         gain,
         Rows(GAINS, columns=3, level=0.0),
         (STUDY,),

@@ -312,7 +312,8 @@ MISSED = (
 FIGURES: tuple[Redrawn, ...] = (
     Redrawn(
         "pilot_commit_fig1",
-        "Fig. 1: accuracy against cumulative rollouts, as published (average of 7 benchmarks) and here.",
+        "Pilot-Commit Fig. 1: accuracy against cumulative rollouts, as published (average of 7 "
+        "benchmarks) and here.",
         over_rollouts,
         Curves(
             "generated rollouts",
@@ -324,15 +325,16 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "pilot_commit_fig3",
-        "Fig. 3: mean standard deviation of a trained group's rewards. Screened groups stay mixed.",
+        "Pilot-Commit Fig. 3: mean standard deviation of a trained group's rewards. Screened "
+        "groups stay mixed.",
         reward_deviation,
         Curves("step", "std of rewards", same_y=True),
         (TARGETS,),
     ),
     Redrawn(
         "pilot_commit_fig4",
-        "Fig. 4: pilots + commits of a group, at equal cost of training (nominal rollouts of a step in "
-        "brackets) and of sampling.",
+        "Pilot-Commit Fig. 4: pilots + commits of a group, at equal cost of training (nominal rollouts of a "
+        "step in brackets) and of sampling.",
         splits,
         Rows("rollouts to the target, ratio to 16 + 48", log="x", level=1.0),
         (SETTINGS,),
@@ -340,7 +342,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "pilot_commit_fig5",
-        "Fig. 5: the thresholds on a pilot's success rate.",
+        "Pilot-Commit Fig. 5: the thresholds on a pilot's success rate.",
         thresholds,
         Rows("points above GRPO", columns=3, level=0.0),
         (SETTINGS,),
@@ -350,7 +352,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "pilot_commit_fig6",
-        "Fig. 6: accuracy against the prompts consumed. Who screens prompts uses more of them.",
+        "Pilot-Commit Fig. 6: accuracy against the prompts consumed. Who screens prompts uses more of them.",
         over_prompts,
         Curves("prompts rolled out", GAIN),
         (TARGETS,),
@@ -358,7 +360,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "pilot_commit_table1",
-        "Table 1: rollouts to a target, over those of Pilot-Commit; above 1 it saves rollouts.",
+        "Pilot-Commit Table 1: rollouts to a target, over those of Pilot-Commit; above 1 it saves rollouts.",
         rollouts_to_target,
         Rows("ratio of rollouts", log="x", level=1.0),
         (TARGETS,),
@@ -368,7 +370,8 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "pilot_commit_controls",
-        "Beside Table 1: rollouts of simpler remedies until 90% of the gain, over those of Pilot-Commit.",
+        "Pilot-Commit: beside Table 1: rollouts of simpler remedies until 90% of the gain, over "
+        "those of Pilot-Commit.",
         controls,
         Rows("ratio of rollouts", columns=3, log="x", level=1.0),
         (TARGETS,),
@@ -376,7 +379,8 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "pilot_commit_table2",
-        "Table 2: seconds. A step of 8,192, 12,288 and 24,576 rollouts, the study's steps, and its target.",
+        "Pilot-Commit Table 2: seconds. A step of 8,192, 12,288 and 24,576 rollouts, the study's "
+        "steps, and its target.",
         seconds,
         Rows(SECONDS, level=1.0),
         (TARGETS,),
@@ -385,7 +389,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "pilot_commit_table3",
-        "Table 3: eviction of solved prompts, what it saves and what it does to accuracy.",
+        "Pilot-Commit Table 3: eviction of solved prompts, what it saves and what it does to accuracy.",
         eviction,
         Rows(EVICTED, columns=3),
         (SETTINGS,),
@@ -394,7 +398,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "pilot_commit_table4",
-        "Tables 4 and 5: accuracy, here after what GRPO spends in the study's steps.",
+        "Pilot-Commit Tables 4 and 5: accuracy, here after what GRPO spends in the study's steps.",
         accuracy,
         Rows("points above GRPO", level=0.0),
         (TARGETS,),
@@ -403,7 +407,8 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "pilot_commit_filter",
-        "What pilots can tell: the chance that a prompt is let into the buffer, and that it is evicted.",
+        "Pilot-Commit: what pilots can tell: the chance that a prompt is let into the buffer, and "
+        "that it is evicted.",
         filter_power,
         Curves("success probability of the prompt", "probability"),
         said="Binomial, with the paper's thresholds .125, .75 and 1. At p = .9 eight pilots evict a prompt "

@@ -113,7 +113,8 @@ def accuracy(sources: Sources) -> pd.DataFrame:
 FIGURES: tuple[Redrawn, ...] = (
     Redrawn(
         "reinforce_ada_budget",
-        "Rollouts by difficulty: hunting for both classes is dear at both ends, for a success at one.",
+        "Reinforce-Ada: rollouts by difficulty: hunting for both classes is dear at both ends, for "
+        "a success at one.",
         budget,
         Curves("success probability of the prompt", "rollouts per prompt", same_y=True),
         (STUDY,),
@@ -122,7 +123,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "reinforce_ada_cost",
-        "Table 3: a step's cost as a multiple of GRPO's.",
+        "Reinforce-Ada Table 3: a step's cost as a multiple of GRPO's.",
         cost,
         Rows("ratio to uniform", level=1.0),
         (STUDY,),
@@ -131,7 +132,8 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "reinforce_ada_table",
-        "Main results: accuracy above GRPO with groups of 4, after equal steps and for equal rollouts.",
+        "Reinforce-Ada: main results: accuracy above GRPO with groups of 4, after equal steps and "
+        "for equal rollouts.",
         accuracy,
         Rows("points above groups of 4", columns=3, level=0.0),
         (STUDY,),
