@@ -31,6 +31,7 @@ from rolloutbench.protocol import BoolArray, FloatArray, InputError
 from rolloutbench.registry import nearest
 from rolloutbench.statistics import Interval, mean_interval, paired_bootstrap, ratio_interval, ratio_of_means
 from rolloutbench.store import write_whole
+from rolloutbench.tabular import read_table
 
 Verdict = Literal["reproduced", "partly", "not", "not testable here"]
 
@@ -39,8 +40,8 @@ class Claim(BaseModel):
     """Who says what, where; the number that tests it; and one line of why it comes out as it does.
 
     With `study`: `metric` of `allocator` as a ratio to, or difference from, the allocator `against`, or by
-    itself (`how`), times `scale`, in `scenarios` or in all. With `figure`: the rows of its table that have
-    `panel`, `series` and `x`, where these are given.
+    itself (`how`), times `scale`, in `scenarios` or in all. With `figure`: the rows of ours in its table that
+    have `panel`, `series` and `x`, where these are given; the recorded table, where there is one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,7 +98,8 @@ class Claim(BaseModel):
 
     def _of_figure(self, sources: Sources) -> Measured:
         assert self.figure is not None
-        table = FIGURES[self.figure].read_from(sources)
+        recorded = sources.directory / "figures" / f"{self.figure}.csv"
+        table = read_table(recorded) if recorded.is_file() else FIGURES[self.figure].read_from(sources)
         rows = table[table.source == "ours"]
         for name in ("panel", "series", "x"):
             wanted = getattr(self, name)
@@ -158,11 +160,8 @@ class Judged(NamedTuple):
         """What is measured, with its interval."""
         if self.measured is None:
             return "–"
-        estimate, low, high = (float(part) for part in self.measured.mean)
-        digits = self.claim.digits
-        if low == high:
-            return f"{estimate:.{digits}f}"
-        return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        estimate, low, high = (_shown(float(part), self.claim.digits) for part in self.measured.mean)
+        return estimate if low == high else f"{estimate} [{low}, {high}]"
 
     def as_json(self) -> dict[str, Any]:
         """For other programs."""
@@ -181,6 +180,11 @@ class Judged(NamedTuple):
             "why": self.claim.why,
             "command": f"rolloutbench claims {self.name} --run" if self.claim.tested else None,
         }
+
+
+def _shown(value: float, digits: int) -> str:
+    """With so many decimals, or as a power of ten where these would all be 0."""
+    return f"{value:.{digits}f}" if value == 0 or abs(value) >= 0.5 * 10**-digits else f"{value:.0e}"
 
 
 def _replicates(values: pd.DataFrame, allocator: str | None, scenario: str) -> FloatArray:

@@ -110,8 +110,8 @@ class Sources:
                 rows = np.logical_or.reduce([asked.rows(table) for asked in wanted])
                 columns = {column for asked in wanted for column in asked.columns} | set(KEYS)
                 table = table.loc[rows, [column for column in table.columns if column in columns]]
-            exact = [column for column in table if table[column].dtype == np.float64]
-            if name == "curves":
+            if name != "per_replicate":  # the largest; seven digits are enough to draw
+                exact = [column for column in table if table[column].dtype == np.float64]
                 table = table.astype(dict.fromkeys(exact, np.float32))
             table.to_parquet(directory / f"{name}.parquet", index=False, compression="zstd")
             files.append(f"{name}.parquet")

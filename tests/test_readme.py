@@ -13,7 +13,7 @@ from command_line import run
 from rich.console import Console
 
 from rolloutbench import tables
-from rolloutbench.store import read_manifest
+from rolloutbench.results import open_results
 from simulators.scenarios import DEFAULT_SCENARIOS
 
 ROOT = Path(__file__).parents[1]
@@ -26,23 +26,23 @@ def shown(table) -> str:
     return text.getvalue()
 
 
-def recorded(name: str, file: str) -> pd.DataFrame:
+def recorded(name: str, table: str) -> pd.DataFrame:
     """A table of a recorded study."""
-    folder = ROOT / "results" / name
-    assert f"--out results/{name}" in read_manifest(folder).study["command"]
-    return pd.read_csv(folder / file)
+    results = open_results(ROOT / "results" / name)
+    assert f"--out results/{name}" in results.record["command"]
+    return results.table(table)
 
 
 def recorded_table(name: str, scenario: str, sort: str, *columns) -> str:
     """What the terminal showed of one scenario, made again from the recorded summary."""
-    return shown(tables.comparison(recorded(name, "summary.csv"), scenario, sort, "", *columns))
+    return shown(tables.comparison(recorded(name, "summary"), scenario, sort, "", *columns))
 
 
 TABLES = {
     "learning": lambda: recorded_table(
         "learning_default", "u-shaped-v1", "area_over_rollouts", tables.LEARNING_COLUMNS
     ),
-    "all scenarios": lambda: shown(tables.across_scenarios(recorded("learning_default", "ranking.csv"), "")),
+    "all scenarios": lambda: shown(tables.across_scenarios(recorded("learning_default", "ranking"), "")),
     "own learning rate": lambda: recorded_table(
         "learning_rates", "u-shaped-v1", "tuned_area_over_rollouts", tables.TUNED_COLUMNS
     ),

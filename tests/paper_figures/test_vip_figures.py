@@ -288,10 +288,14 @@ def test_tables_5_to_8():
 
 
 def test_next_checks():
-    values = measured(["area_over_rollouts"], [*vip.CHECKS, *vip.POOLS], vip.RIVALS)
+    values = measured(
+        ["area_over_rollouts"],
+        [*vip.CHECKS, *vip.POOLS],
+        list(dict.fromkeys([*vip.RIVALS, *vip.RIVALS_OF_MANY])),
+    )
     sources = Given(per_replicate=values)
     table = vip.next_checks(sources)
     assert table.panel.unique().tolist() == list(vip.CHECKS.values())
     assert table.x.unique().tolist() == vip.RIVALS
-    assert len(vip.million(sources)) == 2 * 7
+    assert len(vip.million(sources)) == 2 * 6
     assert list(table) == list(COLUMNS)
