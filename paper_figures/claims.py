@@ -183,8 +183,8 @@ class Judged(NamedTuple):
 
 
 def _shown(value: float, digits: int) -> str:
-    """With so many decimals, or as a power of ten where these would all be 0."""
-    return f"{value:.{digits}f}" if value == 0 or abs(value) >= 0.5 * 10**-digits else f"{value:.0e}"
+    """With so many decimals, or as a power of ten where it is tiny, as p-values are."""
+    return f"{value:.0e}" if 0 < abs(value) < 1e-5 else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _replicates(values: pd.DataFrame, allocator: str | None, scenario: str) -> FloatArray:

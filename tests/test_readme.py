@@ -90,7 +90,7 @@ def test_what_is_said_of_real_runs_is_recorded():
         known += spans(pd.read_csv(folder / name / "validation.csv"), "tau", "tau_low", "tau_high")
     scores = pd.read_csv(ROOT / "results" / "real_sorting_scores" / "agreement.csv")
     known += spans(scores[scores.metric == "spearman"], "estimate", "low", "high")
-    section = README[README.index("## Real runs") : README.index("## The simulated policy")]
+    section = README[README.index("## Real runs") : README.index("## The papers' figures")]
     said = re.findall(r"-?\d\.\d\d \[-?\d\.\d\d, -?\d\.\d\d\]", " ".join(section.split()))
     assert len(said) >= 13
     assert [span for span in said if span not in known] == []
