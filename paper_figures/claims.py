@@ -125,9 +125,7 @@ class Claim(BaseModel):
             for name in (self.allocator, self.against)
         )
         if self.how == "ratio":
-            conditions = ratio_interval(ours, theirs)
-            whole = paired_bootstrap(lambda a, b: ratio_of_means(a, b).mean(axis=1), ours[None], theirs[None])
-            mean = Interval(*(part[0] for part in whole))
+            conditions, mean = ratio_interval(ours, theirs), _mean_of_ratios(ours, theirs)
         else:
             compared = ours - theirs if self.how == "difference" else ours
             conditions, mean = mean_interval(compared), mean_interval(compared.mean(axis=0))
@@ -163,6 +161,14 @@ class Judged(NamedTuple):
         estimate, low, high = (_shown(float(part), self.claim.digits) for part in self.measured.mean)
         return estimate if low == high else f"{estimate} [{low}, {high}]"
 
+    @property
+    def command(self) -> str | None:
+        """Does the study, or what else tests it, again."""
+        study = self.claim.study
+        if study is not None and not is_runnable(study):
+            return f"rolloutbench train results/{study}/study.toml --out out/{study}"
+        return f"rolloutbench claims {self.name} --run" if self.claim.tested else None
+
     def as_json(self) -> dict[str, Any]:
         """For other programs."""
         mean = None if self.measured is None else [float(part) for part in self.measured.mean]
@@ -178,7 +184,7 @@ class Judged(NamedTuple):
             "conditions": self.conditions,
             "verdict": self.verdict,
             "why": self.claim.why,
-            "command": f"rolloutbench claims {self.name} --run" if self.claim.tested else None,
+            "command": self.command,
         }
 
 
@@ -192,6 +198,14 @@ def _replicates(values: pd.DataFrame, allocator: str | None, scenario: str) -> F
     if rows.empty:
         raise InputError(f"no {allocator} in scenario {scenario}")
     return rows.value.to_numpy(dtype=np.float64)
+
+
+def _mean_of_ratios(ours: FloatArray, theirs: FloatArray) -> Interval:
+    """Over scenarios (S, R), paired by replicate; of one scenario its own interval."""
+    if len(ours) == 1:
+        return Interval(*(part[0] for part in ratio_interval(ours, theirs)))
+    whole = paired_bootstrap(lambda a, b: ratio_of_means(a, b).mean(axis=1), ours[None], theirs[None])
+    return Interval(*(part[0] for part in whole))
 
 
 def _scaled(interval: Interval, scale: float) -> Interval:

@@ -52,18 +52,19 @@ class Sources:
     directory: Path = RESULTS
     quick: bool = False
     asked: dict[str, list[Asked]] = field(default_factory=dict, repr=False)
+    _opened: dict[str, Results] = field(default_factory=dict, repr=False)
 
     def results(self, study: str) -> Results:
         """A study; one that cannot be run again here is read where it was recorded.
 
         Raises InputError where it is not there.
         """
-        path = (self.directory if is_runnable(study) else RESULTS) / study
-        if not path.is_dir():
-            raise InputError(f"{path}: no such study; --run runs it, --results says where studies are")
-        found = _opened(path)
-        self.asked.setdefault(study, [])
-        return found
+        if study not in self._opened:
+            path = (self.directory if is_runnable(study) else RESULTS) / study
+            if not path.is_dir():
+                raise InputError(f"{path}: no such study; --run runs it, --results says where studies are")
+            self._opened[study], self.asked[study] = open_results(path), []
+        return self._opened[study]
 
     def table(
         self, study: str, name: str, columns: Sequence[str] = (), **only: Sequence[str]
@@ -122,11 +123,6 @@ class Sources:
 def is_runnable(study: str) -> bool:
     """Whether its description is here: simulated studies, not the training of a language model."""
     return (STUDIES / f"{study}.toml").exists()
-
-
-@functools.lru_cache(maxsize=16)
-def _opened(path: Path) -> Results:
-    return open_results(path)
 
 
 @functools.cache
