@@ -20,7 +20,7 @@ from paper_figures.sources import Redrawn, Sources, as_published, published
 from rolloutbench.allocators.coba import CoBA
 from rolloutbench.metrics import BASELINE, COUNT_BINS, count_metric
 from rolloutbench.objectives import CoBAValue, Saturating, beta_density
-from rolloutbench.plotting.style import DASHED, Style, method_of
+from rolloutbench.plotting.style import COLUMN, DASHED, Style, method_of
 from rolloutbench.protocol import FloatArray
 from rolloutbench.solvers import Problem
 from rolloutbench.solvers.concave import concave
@@ -159,7 +159,7 @@ FIGURES: tuple[Redrawn, ...] = (
         f"CoBA-RL: time of one allocation: {PROMPTS} prompts, {ROLLOUTS} rollouts, {BOUNDS[0]} to "
         f"{BOUNDS[1]} each.",
         seconds,
-        Rows("seconds, median", columns=1, log="x"),
+        Rows("seconds, median", columns=1, width=COLUMN, log="x"),
         said="Ours: one thread of this machine, both exact. Grey: the paper's heap, and the dynamic program "
         "of Knapsack RL, as it timed them.",
     ),

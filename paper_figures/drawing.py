@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from rolloutbench.plotting.panels import TICKS, finish, folded_all, legend_below, panel_for_each, say
-from rolloutbench.plotting.style import STYLES, Look, Style, looks, print_style
+from rolloutbench.plotting.style import STYLES, WIDE, Look, Style, looks, print_style
 from rolloutbench.protocol import FloatArray
 
 COLUMNS = ("panel", "series", "source", "x", "value", "low", "high")
@@ -36,13 +36,15 @@ FEW = 14
 class Layout:
     """How a table is drawn: labels of the axes, panels in a row, and the series' looks.
 
-    `y` and `x` are labels with units, one for all panels or one for each. `level` is a line that says
-    where nothing is gained. `marked` gives a series that is no registered method its colour.
+    `y` and `x` are labels with units, one for all panels or one for each. `width` is that of one or of two
+    columns of print, `height` a panel's, in inches. `log` names axes that are logarithmic. `level` is a line
+    that says where nothing is gained. `marked` gives a series that is no registered method its colour.
     """
 
     x: str | Mapping[str, str]
     y: str | Mapping[str, str] = ""
     columns: int = 2
+    width: float = WIDE
     height: float = 1.75
     log: str = ""
     level: float | None = None
@@ -83,7 +85,9 @@ class Curves(Layout):
     def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
         """Published lines behind ours."""
         with print_style():
-            figure, panels = panel_for_each(table.panel.unique(), self.height, columns=self.columns)
+            figure, panels = panel_for_each(
+                table.panel.unique(), self.height, columns=self.columns, width=self.width
+            )
             look = self.looks_of(table)
             entries: dict[str, Artist] = {}
             for panel, axes in panels.items():
@@ -132,7 +136,7 @@ class Rows(Layout):
             tall = 0.2 if _crowd(table) > 2 and not self.cloud else 0.155
             _, lines = folded_all((str(name) for rows in names.values() for name in rows), TICKS)
             height = 0.55 + tall * most * max(lines * 0.7, 1)
-            figure, panels = panel_for_each(names, height, columns=self.columns)
+            figure, panels = panel_for_each(names, height, columns=self.columns, width=self.width)
             look = self.looks_of(table)
             entries: dict[str, Artist] = {}
             for number, (panel, axes) in enumerate(panels.items()):

@@ -18,7 +18,9 @@ from paper_figures import (
     vip_theory,
 )
 from paper_figures.sources import STUDIES, Redrawn, Sources, is_runnable
+from rolloutbench import __version__
 from rolloutbench.config import DESCRIPTIONS, QUICK, Description, read_toml
+from rolloutbench.experiment import commit
 from rolloutbench.plotting.panels import save
 from rolloutbench.protocol import InputError
 from rolloutbench.registry import nearest
@@ -74,9 +76,9 @@ def write(figure: Redrawn, sources: Sources, directory: Path) -> None:
     save(drawn, directory, figure.name)
 
 
-def write_index(figures: Iterable[Redrawn], sources: Sources, directory: Path) -> None:
+def write_index(figures: Iterable[Redrawn], sources: Sources, directory: Path, command: str) -> None:
     """A page with all of them, for a browser of files."""
-    parts = ["# Figures", ""]
+    parts = ["# Figures", "", f"Made by `{command}`, version {__version__}, commit {commit()}.", ""]
     for figure in figures:
         said = "\n".join(figure.small_print(sources)[1:])
         parts += [f"## {figure.name}", "", figure.title, "", f"![{figure.name}]({figure.name}.png)", ""]

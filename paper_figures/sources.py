@@ -62,7 +62,10 @@ class Sources:
         if study not in self._opened:
             path = (self.directory if is_runnable(study) else RESULTS) / study
             if not path.is_dir():
-                raise InputError(f"{path}: no such study; --run runs it, --results says where studies are")
+                how = (
+                    "--run runs it" if is_runnable(study) else "it was recorded once and is in the repository"
+                )
+                raise InputError(f"{path}: no such study; {how}, --results says where studies are")
             self._opened[study], self.asked[study] = open_results(path), []
         return self._opened[study]
 

@@ -870,13 +870,17 @@ def _run(
         )
 
 
+def _command() -> str:
+    return shlex.join(["rolloutbench", *sys.argv[1:]])
+
+
 def _about(description: Description, study: Study) -> dict[str, Any]:
     """What is recorded beside the study itself."""
     return {
         "title": description.title,
         "question": description.question or study.results.question,
         "sort": description.sorted_by(study),
-        "command": shlex.join(["rolloutbench", *sys.argv[1:]]),
+        "command": _command(),
         "config": description.resolved(study),
     }
 
@@ -1146,7 +1150,7 @@ def figures_command(
             say(f"drawing {figure.name}")
             gallery.write(figure, sources, out)
         console.print(f"{out / figure.name}.png  {figure.title}", soft_wrap=True)
-    gallery.write_index(wanted, sources, out)
+    gallery.write_index(wanted, sources, out, _command())
     if keep is not None:
         claims.judged(claims.claims_in(), sources)  # which read numbers of their own
         for study in gallery.runnable(wanted):

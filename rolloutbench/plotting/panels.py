@@ -39,7 +39,12 @@ def save(figure: Figure, directory: Path, name: str) -> None:
 
 
 def panel_for_each(
-    names: Iterable[str], height: float, below: float = 0.4, columns: int = COLUMNS, letters: int = TITLES
+    names: Iterable[str],
+    height: float,
+    below: float = 0.4,
+    columns: int = COLUMNS,
+    letters: int = TITLES,
+    width: float = WIDE,
 ) -> tuple[Figure, dict[str, Axes]]:
     """A figure with one titled panel for each name, `columns` in a row, each `height` inches high.
 
@@ -49,7 +54,7 @@ def panel_for_each(
     columns = min(columns, len(names))
     rows = -(-len(names) // columns)
     titles, lines = folded_all(names, letters // columns)
-    figure = Figure(figsize=(WIDE, (height + LINE * (lines - 1)) * rows + below))
+    figure = Figure(figsize=(width, (height + LINE * (lines - 1)) * rows + below))
     grid = figure.subplots(rows, columns, squeeze=False)
     for spare in grid.flat[len(names) :]:
         spare.remove()
