@@ -60,7 +60,9 @@ class Sources:
         Raises InputError where it is not there.
         """
         if study not in self._opened:
-            path = (self.directory if is_runnable(study) else RESULTS) / study
+            path = self.directory / study
+            if not path.is_dir() and not is_runnable(study):
+                path = RESULTS / study
             if not path.is_dir():
                 how = (
                     "--run runs it" if is_runnable(study) else "it was recorded once and is in the repository"
