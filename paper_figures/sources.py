@@ -107,12 +107,13 @@ class Sources:
         found, manifest = self.results(study), read_manifest(self.directory / study)
         directory.mkdir(parents=True, exist_ok=True)
         files = []
-        for name in dict.fromkeys(["summary", *(asked.table for asked in self.asked[study])]):
+        whole = [name for name in ("summary", "ranking") if found.has(name)]  # what `show` needs
+        for name in dict.fromkeys([*whole, *(asked.table for asked in self.asked[study])]):
             table = found.table(name)
             wanted = [asked for asked in self.asked[study] if asked.table == name]
             if name == "summary":
                 table = table[~table.metric.str.contains("@")]
-            else:
+            elif wanted:
                 rows = np.logical_or.reduce([asked.rows(table) for asked in wanted])
                 columns = {column for asked in wanted for column in asked.columns} | set(KEYS)
                 table = table.loc[rows, [column for column in table.columns if column in columns]]

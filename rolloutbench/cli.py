@@ -897,11 +897,12 @@ def _show(results: Results, as_json: bool, failed: Mapping[str, Any] | None = No
     for table in results.tables():
         console.print(table)
         console.print()
-    out = results.directory
-    console.print(
-        f"table  {out / 'summary.csv'}\ndata   {out / 'per_replicate.parquet'}\nplots  {out / 'plots'}/",
-        soft_wrap=True,
-    )
+    files = {"table": results.path("summary"), "data": results.path("per_replicate")}
+    plots = results.directory / "plots"
+    files["plots"] = plots if plots.is_dir() else None
+    for kind, path in files.items():
+        if path is not None:
+            console.print(f"{kind:7}{path}{'/' * (path == plots)}", soft_wrap=True)
 
 
 def _tell_failures(store: Store) -> int:

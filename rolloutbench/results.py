@@ -82,7 +82,7 @@ class Results(ABC):
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the files. Raises InputError where it is gone, as large ones may be of a recorded study."""
-        path = self._file(name)
+        path = self.path(name)
         if path is None:
             command = self.record["command"]
             raise InputError(f"{self.directory}: has no table '{name}'; {command} makes it anew")
@@ -90,9 +90,10 @@ class Results(ABC):
 
     def has(self, name: str) -> bool:
         """Whether one of the files is there."""
-        return self._file(name) is not None
+        return self.path(name) is not None
 
-    def _file(self, name: str) -> Path | None:
+    def path(self, name: str) -> Path | None:
+        """The file of a table, where there is one."""
         paths = (self.directory / f"{name}.csv", self.directory / f"{name}.parquet")
         return next((path for path in paths if path.exists()), None)
 

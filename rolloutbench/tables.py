@@ -70,6 +70,10 @@ WIDTH = 144
 """Of what is written to no terminal, in characters."""
 
 
+LONGEST = 44
+"""Letters of a name in one line of a table."""
+
+
 def console(stderr: bool = False) -> Console:
     """A console that does not fold tables when nobody is looking."""
     made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
@@ -100,7 +104,7 @@ def comparison(
     table = Table(
         title=scenario, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD
     )
-    table.add_column(who, no_wrap=True)
+    _add_names(table, who, ranking.index)
     table.add_column("against\nuniform")
     for column in columns:
         table.add_column(column.heading, justify="right")
@@ -112,6 +116,12 @@ def comparison(
         cells += [_shown(by_metric[column.metric].loc[allocator], column) for column in columns]
         table.add_row(*cells)
     return table
+
+
+def _add_names(table: Table, heading: str, names: Iterable[str]) -> None:
+    """A column as wide as the longest name, or folded where that would leave no room for numbers."""
+    widest = max(map(len, map(str, names)), default=0)
+    table.add_column(heading, width=min(max(widest, len(heading)), LONGEST), overflow="fold")
 
 
 def _shown(row: pd.Series, column: Column) -> Text:
@@ -133,7 +143,7 @@ def across_scenarios(ranking: pd.DataFrame, caption: str) -> Table:
         caption_justify="left",
         box=SIMPLE_HEAD,
     )
-    table.add_column("allocator", no_wrap=True)
+    _add_names(table, "allocator", ranking.allocator)
     for heading in ("mean\nrank", "beats\nuniform", "mean of\nratios", "mean of\nIQM ratios"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in ranking.itertuples():

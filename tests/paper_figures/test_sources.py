@@ -59,7 +59,11 @@ def test_run_draw_keep_and_draw_again(described, monkeypatch):
     assert open_results(out / "studies" / "mine").record["steps"] == {SCENARIO: gallery.QUICK_STEPS}
 
     # What was kept is what was asked for, and enough to draw it again.
-    names = {"manifest.json", "study.toml", "summary.parquet", "per_replicate.parquet"}
+    names = {
+        "manifest.json",
+        "study.toml",
+        *(f"{n}.parquet" for n in ("summary", "ranking", "per_replicate")),
+    }
     assert {path.name for path in kept.iterdir()} == names
     assert set(pd.read_parquet(kept / "per_replicate.parquet").metric) == {"area_over_rollouts"}
     again = MINE.read_from(Sources(described / "kept"))
