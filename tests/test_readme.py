@@ -136,6 +136,10 @@ def test_the_commands_shown_work(line, tmp_path, monkeypatch):
         command += " --steps 2 --prompts 8 --group-size 2 --seeds 2"
     if command.startswith("record"):
         command += " --pool 8 --rollouts 8 --at-steps 0,2 --dimensions 64"
+    if command.startswith("figures"):
+        command = (
+            command.replace(" --quick", "").replace("figures vip", "figures vip_fig2 vip_fig6") + " --quick"
+        )
     if command.startswith("predict"):
         command = command.replace("u-shaped-v1", "u-shaped-v1[steps=5,pool_size=128]")
     done = run(command)
