@@ -7,17 +7,30 @@ a third of the groups has no correct response. What S and k it used is inferred:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from paper_figures.drawing import Curves, Rows
-from paper_figures.series import between, by_success, compared, exact, rows, runs
+from paper_figures.series import (
+    COUNTS,
+    between,
+    by_success,
+    compared,
+    exact,
+    expected_responses,
+    named,
+    points,
+    rows,
+    runs,
+    scaled,
+)
+from paper_figures.series import EQUAL_OR_TIMED as EQUAL
 from paper_figures.sources import Redrawn, Sources, as_published, published
 from rolloutbench.curves import Run
-from rolloutbench.metrics import BASELINE, COUNT_BINS, HORIZON, count_metric
-from rolloutbench.plotting.style import DASHED, Style, method_of
+from rolloutbench.metrics import BASELINE, HORIZON
+from rolloutbench.plotting.style import DASHED, Style
 from rolloutbench.protocol import FloatArray
 from rolloutbench.statistics import ratio_interval
 
@@ -64,13 +77,6 @@ BUFFERS = {
 }
 """Four successes are kept of each prompt where nothing is said."""
 
-EQUAL = {
-    "accuracy_at_steps": "equal steps",
-    "accuracy_at_rollouts": "equal rollouts",
-    "accuracy_at_seconds": "equal seconds",
-}
-"""Metrics of held-out accuracy, and what is equal: what uniform spends in the study's steps."""
-
 CHEAP, DEAR, RATIO = "GRPO and AR3PO", "DAPO", "DAPO over AR3PO"
 
 
@@ -107,18 +113,10 @@ def without_success(sources: Sources) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def expected_responses(p: FloatArray, stages: int, per_stage: int) -> FloatArray:
-    """E[n | p] = k sum_{s<S} (1-p)^(k s): a stage of k is paid for unless an earlier one had a success."""
-    failed = np.power.outer(1 - p, per_stage * np.arange(stages))
-    expected: FloatArray = per_stage * failed.sum(axis=-1)
-    return expected
-
-
 def by_difficulty(sources: Sources) -> pd.DataFrame:
     """Rollouts of a prompt by its success probability: the closed form, and what was generated."""
     (scenario, steps), *_ = sources.steps(STUDY).items()
-    columns = [count_metric(b) for b in range(COUNT_BINS)]
-    curves = sources.table(STUDY, "curves", columns, allocator=(*SCHEDULES,))
+    curves = sources.table(STUDY, "curves", COUNTS, allocator=(*SCHEDULES,))
     p = np.linspace(0, 1, 41)
     bins = published("ar3po", "bins").set_index("setting").value.astype(float)
     known = [bins["success bin 0.0-0.2"], bins["easiest bin"]]
@@ -137,23 +135,21 @@ def sweep(sources: Sources) -> pd.DataFrame:
     """What S and k cost, and what they gain."""
     values = sources.values(STUDY, "rollouts_per_step", *EQUAL)
     cost = compared(values, "rollouts_per_step", "value", allocators=SWEEP).assign(panel="cost")
-    return _named(pd.concat([_times(1 / PROMPTS, cost), _gains(values, SWEEP)]), SWEEP)
+    return named(pd.concat([scaled(cost, 1 / PROMPTS), _gains(values, SWEEP)]), SWEEP)
 
 
 def reuse(sources: Sources) -> pd.DataFrame:
     """Its ablation: all of it against GRPO, and against stages without reuse."""
     values = sources.values(STUDY, *EQUAL)
     more = _gains(values, OPTIONS, NO_REUSE, ", reuse alone")
-    return _named(pd.concat([_gains(values, REUSES), more]), REUSES)
+    return named(pd.concat([_gains(values, REUSES), more]), REUSES)
 
 
 def buffer(sources: Sources) -> pd.DataFrame:
     """How old and how many the stored successes may be."""
     values = sources.values(STUDY, "unsolved_after_reuse_ratio", *EQUAL)
     unsolved = compared(values, "unsolved_after_reuse_ratio", "value", allocators=BUFFERS)
-    return _named(
-        pd.concat([unsolved.assign(panel="no success"), _gains(values, BUFFERS, NO_REUSE)]), BUFFERS
-    )
+    return named(pd.concat([unsolved.assign(panel="no success"), _gains(values, BUFFERS, NO_REUSE)]), BUFFERS)
 
 
 def _runs(sources: Sources, *columns: str, allocators: tuple[str, ...]) -> tuple[dict[str, Run], int]:
@@ -176,16 +172,7 @@ def _gains(
         compared(values, metric, "difference", against, allocators=allocators).assign(panel=equal + said)
         for metric, equal in EQUAL.items()
     ]
-    return _times(100, pd.concat(found))
-
-
-def _times(factor: float, table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(**{name: factor * table[name] for name in ("value", "low", "high")})
-
-
-def _named(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """Rows with short names; their series is the method alone."""
-    return table.assign(x=table.x.map(names), series=table.series.map(method_of))
+    return points(pd.concat(found))
 
 
 POINTS = "points above GRPO"

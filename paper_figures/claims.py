@@ -24,12 +24,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from paper_figures.drawing import OURS
 from paper_figures.gallery import FIGURES
+from paper_figures.series import compare
 from paper_figures.sources import HERE, Sources, is_runnable
 from rolloutbench.metrics import BASELINE
 from rolloutbench.protocol import BoolArray, FloatArray, InputError
 from rolloutbench.registry import nearest
-from rolloutbench.statistics import Interval, mean_interval, paired_bootstrap, ratio_interval, ratio_of_means
+from rolloutbench.statistics import Interval, paired_bootstrap, ratio_interval, ratio_of_means
 from rolloutbench.store import write_whole
 from rolloutbench.tabular import read_table
 
@@ -100,7 +102,7 @@ class Claim(BaseModel):
         assert self.figure is not None
         recorded = sources.directory / "figures" / f"{self.figure}.csv"
         table = read_table(recorded) if recorded.is_file() else FIGURES[self.figure].read_from(sources)
-        rows = table[table.source == "ours"]
+        rows = table[table.source == OURS]
         for name in ("panel", "series", "x"):
             wanted = getattr(self, name)
             if isinstance(wanted, float):
@@ -124,11 +126,11 @@ class Claim(BaseModel):
             np.stack([_replicates(values, name, scenario) for scenario in scenarios])
             for name in (self.allocator, self.against)
         )
+        conditions = compare(ours, theirs, self.how)
         if self.how == "ratio":
-            conditions, mean = ratio_interval(ours, theirs), _mean_of_ratios(ours, theirs)
+            mean = _mean_of_ratios(ours, theirs)
         else:
-            compared = ours - theirs if self.how == "difference" else ours
-            conditions, mean = mean_interval(compared), mean_interval(compared.mean(axis=0))
+            mean = compare(ours.mean(axis=0), theirs.mean(axis=0), self.how)
         return Measured(_scaled(conditions, self.scale), _scaled(mean, self.scale))
 
 

@@ -7,28 +7,21 @@ shown, chosen so that alpha takes the three published values at failure rates of
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from paper_figures.drawing import Curves, Rows
-from paper_figures.series import by_success, exact, rows
+from paper_figures.selection import STUDY, counts
+from paper_figures.series import by_success, exact, median_seconds, rows
 from paper_figures.sources import Redrawn, Sources, as_published, published
 from rolloutbench.allocators.coba import CoBA
-from rolloutbench.metrics import BASELINE, COUNT_BINS, count_metric
+from rolloutbench.metrics import BASELINE
 from rolloutbench.objectives import CoBAValue, Saturating, beta_density
-from rolloutbench.plotting.style import COLUMN, DASHED, Style, method_of
-from rolloutbench.protocol import FloatArray
+from rolloutbench.plotting.style import COLUMN, DASHED, Style
 from rolloutbench.solvers import Problem
 from rolloutbench.solvers.concave import concave
 from rolloutbench.solvers.dynamic import dynamic
-from rolloutbench.statistics import Reached, median_reached
 
-STUDY = "selection"
-SCENARIO = "u-shaped-adam-v1"
 PHASES = {"first third": (0, 1 / 3), "second third": (1 / 3, 2 / 3), "last third": (2 / 3, 1)}
 ALLOCATORS = (BASELINE, "coba", "knapsack", "vip")
 METHOD = CoBA()
@@ -41,13 +34,6 @@ PROMPTS, ROLLOUTS, BOUNDS = 512, 8192, (2, 128)
 """One allocation of the paper's size."""
 
 
-def alpha(failures: FloatArray) -> FloatArray:
-    """alpha at a failure rate, as the allocator has it."""
-    moved = np.where(failures > 0.5, failures, special.expit(10 * (failures - 0.5)))
-    found: FloatArray = np.clip(METHOD.alpha_min + METHOD.slope * moved, METHOD.alpha_min, METHOD.alpha_max)
-    return found
-
-
 def values(_: Sources) -> pd.DataFrame:
     """alpha, the density that it makes, and what rollouts are worth."""
     share, p, n = np.linspace(0, 1, 101), np.linspace(0, 1, 101), np.arange(1, 65)
@@ -56,14 +42,14 @@ def values(_: Sources) -> pd.DataFrame:
         as_published(ALPHA, str(setting), list(share), [float(value)] * len(share))
         for setting, value in zip(known.setting, known.value, strict=True)
     ]
-    found.append(exact(ALPHA, "coba", share, alpha(share)))
+    found.append(exact(ALPHA, "coba", share, METHOD.alpha(share)))
     for name, rate in RATES.items():
-        a = float(alpha(np.array(rate)))
+        a = float(METHOD.alpha(np.array(rate)))
         found.append(exact(WEIGHT, name, p, beta_density(p, a, METHOD.kappa - a)))
     for name, chance in SUCCESS.items():
         found.append(exact(VALUE, name, n, Saturating(METHOD.tau).at(np.full(n.shape, chance), n)))
     for name, rate in RATES.items():
-        a = float(alpha(np.array(rate)))
+        a = float(METHOD.alpha(np.array(rate)))
         objective = CoBAValue(METHOD.tau, a, METHOD.kappa - a)
         found.append(exact(GAIN, name, p, objective.marginal(p, np.full(p.shape, MEAN + 1.0))))
     return pd.concat(found)
@@ -71,10 +57,7 @@ def values(_: Sources) -> pd.DataFrame:
 
 def allocation(sources: Sources) -> pd.DataFrame:
     """Rollouts by success probability in three phases of training."""
-    spec = next(spec for spec in sources.steps(STUDY) if method_of(spec) == SCENARIO)
-    columns = [count_metric(b) for b in range(COUNT_BINS)]
-    curves = sources.table(STUDY, "curves", columns, scenario=[spec], allocator=ALLOCATORS)
-    return by_success(curves, spec, sources.steps(STUDY)[spec], PHASES)
+    return by_success(*counts(sources, ALLOCATORS), PHASES)
 
 
 def seconds(sources: Sources) -> pd.DataFrame:
@@ -90,19 +73,10 @@ def seconds(sources: Sources) -> pd.DataFrame:
         [
             as_published(panel, "coba", [greedy], [known["heap_greedy"]]),
             as_published(panel, "knapsack", [table], [known["dynamic_program"]]),
-            _timed(panel, "coba", greedy, lambda: concave(problem), 50),
-            _timed(panel, "knapsack", table, lambda: dynamic(problem), few),
+            rows(panel, "coba", [greedy], median_seconds(lambda: concave(problem), 50)),
+            rows(panel, "knapsack", [table], median_seconds(lambda: dynamic(problem), few)),
         ]
     )
-
-
-def _timed(panel: str, series: str, row: str, run: Callable[[], object], repeats: int) -> pd.DataFrame:
-    taken = np.empty(repeats)
-    for repeat in range(repeats):
-        start = time.perf_counter()
-        run()
-        taken[repeat] = time.perf_counter() - start
-    return rows(panel, series, [row], median_reached(Reached(taken, np.ones(repeats, dtype=bool))))
 
 
 FIGURES: tuple[Redrawn, ...] = (

@@ -11,31 +11,17 @@ from __future__ import annotations
 import pandas as pd
 
 from paper_figures.drawing import Curves, Rows
-from paper_figures.series import along, between, compared, runs
+from paper_figures.selection import SCENARIOS, STUDY, panels
+from paper_figures.series import EQUAL_OR_TIMED as EQUAL
+from paper_figures.series import along, between, compared, points, runs
 from paper_figures.sources import Redrawn, Sources, as_published, published
 from rolloutbench.metrics import BASELINE
-from rolloutbench.plotting.style import method_of
 
-STUDY = "selection"
 DYNAMIC = ("dapo", "dapo[oversample=1]", "dapo[oversample=1,carry=true]")
 """3 batches a round, as in the 32B script; 1; 1, and what is left over is kept."""
 PROMPTS = 128
 """Of a step."""
-SCENARIOS = {
-    "weak-cold-v1": "weak start",
-    "u-shaped-adam-v1": "u-shaped start",
-    "strong-saturating-v1": "strong start",
-}
 AXES = {"steps": "training steps", "rollouts": "thousands of generated rollouts"}
-EQUAL = {
-    "accuracy_at_steps": "equal steps",
-    "accuracy_at_rollouts": "equal rollouts",
-    "accuracy_at_seconds": "equal seconds",
-}
-
-
-def _panels(sources: Sources) -> dict[str, str]:
-    return {spec: SCENARIOS[method_of(spec)] for spec in sources.steps(STUDY)}
 
 
 def on_and_off(sources: Sources) -> pd.DataFrame:
@@ -43,7 +29,7 @@ def on_and_off(sources: Sources) -> pd.DataFrame:
     curves = sources.curves(STUDY, "accuracy", "rollouts", allocators=(BASELINE, *DYNAMIC))
     found = []
     for axis, unit in {"steps": 1, "rollouts": 1000}.items():
-        for scenario, name in _panels(sources).items():
+        for scenario, name in panels(sources).items():
             steps, of_scenario = sources.steps(STUDY)[scenario], runs(curves, scenario)
             until = float(of_scenario[BASELINE].at_step(axis, steps).mean())
             for allocator, run in of_scenario.items():
@@ -59,11 +45,11 @@ def gains(sources: Sources) -> pd.DataFrame:
     for item in ("table1", "verl_reproduction"):
         percent = published("dapo", item).set_index("method").value.astype(float)
         known.append(percent["with_dynamic_sampling"] - percent["without_dynamic_sampling"])
-    panels = _panels(sources)
-    found = [as_published(panel, "dapo", ["published, equal steps"] * 2, known) for panel in panels.values()]
+    shown = panels(sources)
+    found = [as_published(panel, "dapo", ["published, equal steps"] * 2, known) for panel in shown.values()]
     for metric, equal in EQUAL.items():
-        part = compared(values, metric, "difference", panels=panels, allocators=DYNAMIC).assign(x=equal)
-        found.append(part.assign(**{name: 100 * part[name] for name in ("value", "low", "high")}))
+        part = compared(values, metric, "difference", panels=shown, allocators=DYNAMIC)
+        found.append(points(part).assign(x=equal))
     return pd.concat(found)
 
 
@@ -83,7 +69,7 @@ def _between(sources: Sources, allocators: tuple[str, ...], above: str, below: s
     return pd.concat(
         [
             between(run, name, allocator, above, below, sources.steps(STUDY)[scenario])
-            for scenario, name in _panels(sources).items()
+            for scenario, name in panels(sources).items()
             for allocator, run in runs(curves, scenario).items()
         ]
     )

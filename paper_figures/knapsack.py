@@ -10,24 +10,17 @@ import numpy as np
 import pandas as pd
 
 from paper_figures.drawing import Curves, Rows
-from paper_figures.series import between, by_success, compared, exact, rows, runs
+from paper_figures.selection import STUDY, counts, panels
+from paper_figures.series import between, by_success, compared, exact, rows, runs, scaled
 from paper_figures.sources import Redrawn, Sources, as_published, published
-from rolloutbench.metrics import BASELINE, COUNT_BINS, count_metric
+from rolloutbench.metrics import BASELINE
 from rolloutbench.objectives import KnapsackValue, NonZeroGradient
-from rolloutbench.plotting.style import DASHED, SOLID, Style, method_of
+from rolloutbench.plotting.style import DASHED, SOLID, Style
 from rolloutbench.solvers import Problem, solve
 from rolloutbench.statistics import mean_interval
 
-STUDY = "selection"
 METHOD = "knapsack"
 ORACLE = "knapsack[predictor=oracle]"
-BUDGETED = "u-shaped-adam-v1"
-"""The scenario with all difficulties."""
-SCENARIOS = {
-    "weak-cold-v1": "weak start",
-    BUDGETED: "u-shaped start",
-    "strong-saturating-v1": "strong start",
-}
 PHASES = {"first epoch": (0, 0.1), "until half of the steps": (0.1, 0.5), "second half": (0.5, 1)}
 """An epoch is 16 of the 150 steps, which are evaluated every 5."""
 COUNTS = {f"n = {n}": n for n in (2, 8, 32, 128)}
@@ -49,10 +42,6 @@ POOLS = {
 }
 
 
-def _panels(sources: Sources) -> dict[str, str]:
-    return {spec: SCENARIOS[method_of(spec)] for spec in sources.steps(STUDY)}
-
-
 def values(_: Sources) -> pd.DataFrame:
     """The value over p, its limit, and the chance in it."""
     p = np.linspace(0, 1, 121)
@@ -64,11 +53,7 @@ def values(_: Sources) -> pd.DataFrame:
 
 def allocation(sources: Sources) -> pd.DataFrame:
     """Rollouts by success probability: before anything is known, and later."""
-    spec = next(spec for spec in sources.steps(STUDY) if method_of(spec) == BUDGETED)
-    columns = [count_metric(b) for b in range(COUNT_BINS)]
-    allocators = (BASELINE, METHOD, "vip[predictor=oracle]")
-    curves = sources.table(STUDY, "curves", columns, scenario=[spec], allocator=allocators)
-    return by_success(curves, spec, sources.steps(STUDY)[spec], PHASES)
+    return by_success(*counts(sources, (BASELINE, METHOD, "vip[predictor=oracle]")), PHASES)
 
 
 def largest(sources: Sources) -> pd.DataFrame:
@@ -80,8 +65,8 @@ def largest(sources: Sources) -> pd.DataFrame:
         p = rng.beta(*shape, (replicates, 512))
         for series, believed in {ORACLE: p, METHOD: rng.binomial(8, p) / 8}.items():
             most = np.where(believed == 1, 2, 128)  # what is left over does not go to the solved ones
-            counts = solve(Problem.of(KnapsackValue(), believed, 512 * 8, 2, most)).counts
-            found.append(rows(panel, series, [name], mean_interval(counts.max(axis=1).astype(float))))
+            allocated = solve(Problem.of(KnapsackValue(), believed, 512 * 8, 2, most)).counts
+            found.append(rows(panel, series, [name], mean_interval(allocated.max(axis=1).astype(float))))
     return pd.concat(found)
 
 
@@ -91,7 +76,7 @@ def effective(sources: Sources) -> pd.DataFrame:
         STUDY, "groups", "effective", "trained", "ineffective", allocators=(BASELINE, METHOD)
     )
     found = []
-    for scenario, name in _panels(sources).items():
+    for scenario, name in panels(sources).items():
         steps = sources.steps(STUDY)[scenario]
         for allocator, run in runs(curves, scenario).items():
             found.append(between(run, f"{name}: groups", allocator, "effective", "groups", steps))
@@ -117,10 +102,9 @@ def gain(sources: Sources) -> pd.DataFrame:
         ACCURACY: ("accuracy_at_steps", "difference", points),
     }.items():
         found.append(as_published(panel, METHOD, 2 * [THEIRS], known))
-        for scenario, name in _panels(sources).items():
+        for scenario, name in panels(sources).items():
             part = compared(measured, metric, how, panels={scenario: panel}, allocators=[METHOD])
-            percent = {end: 100 * (part[end] - (how == "ratio")) for end in ("value", "low", "high")}
-            found.append(part.assign(x=name, **percent))
+            found.append(scaled(part, 100, -100 if how == "ratio" else 0).assign(x=name))
     return pd.concat(found)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from paper_figures.drawing import Rows
-from paper_figures.series import compared, exact, rows
+from paper_figures.series import compared, exact, rows, scaled
 from paper_figures.sources import Redrawn, Sources
 from rolloutbench.metrics import BASELINE
 from rolloutbench.plotting.style import Style, is_yardstick
@@ -74,8 +74,8 @@ def real(sources: Sources) -> pd.DataFrame:
     for metric, (panel, how) in JUDGED.items():
         for study, series in WHERE.items():
             part = compared(sources.values(study, metric), metric, how)
-            percent = {end: 100 * (part[end] - (how == "ratio")) for end in ("value", "low", "high")}
-            found.append(part.assign(panel=panel, series=series, **percent)[part.x != BASELINE])
+            percent = scaled(part, 100, -100 if how == "ratio" else 0)
+            found.append(percent.assign(panel=panel, series=series)[part.x != BASELINE])
     best = found[0].sort_values("value", ascending=False).x.tolist()
     return pd.concat([part.sort_values("x", key=lambda names: names.map(best.index)) for part in found])
 

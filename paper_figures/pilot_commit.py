@@ -14,12 +14,11 @@ import pandas as pd
 from scipy import stats
 
 from paper_figures.drawing import Curves, Rows
-from paper_figures.series import along, between, compared, exact, runs
+from paper_figures.series import EQUAL, along, between, compared, exact, named, runs, scaled
 from paper_figures.sources import Redrawn, Sources, as_published, published
 from rolloutbench.allocators.pilot_commit import PilotCommit
 from rolloutbench.curves import Run
 from rolloutbench.metrics import BASELINE, HORIZON
-from rolloutbench.plotting.style import method_of
 from rolloutbench.protocol import FloatArray, Outcomes
 from simulators.clock import Clock
 
@@ -95,8 +94,6 @@ THRESHOLDS = {
 }
 EVICTION = {"pilot_commit[evict=false]": "without eviction", "pilot_commit": "with eviction"}
 
-EQUAL = {"accuracy_at_steps": "equal steps", "accuracy_at_rollouts": "equal rollouts"}
-"""Metrics of held-out accuracy, and what is equal: what uniform spends in the study's steps."""
 SECONDS = {
     "a nominal step through the clock": "seconds per step",
     "a step, all rollouts counted": "seconds per step, ratio to GRPO",
@@ -144,7 +141,7 @@ def splits(sources: Sources) -> pd.DataFrame:
     for said, names in SPLITS.items():
         for percent in (50, 90):
             found = compared(values, f"rollouts_to_{percent}", against="pilot_commit", allocators=names)
-            parts.append(_named(found.assign(panel=f"equal {said} cost, to {percent}%"), names))
+            parts.append(named(found.assign(panel=f"equal {said} cost, to {percent}%"), names))
     return pd.concat(parts)
 
 
@@ -154,8 +151,8 @@ def thresholds(sources: Sources) -> pd.DataFrame:
     parts = []
     for metric, equal in EQUAL.items():
         for threshold, names in THRESHOLDS.items():
-            found = _linear(compared(values, metric, "difference", allocators=names), 100)
-            parts.append(_named(found.assign(panel=f"{threshold}, {equal}"), names))
+            found = scaled(compared(values, metric, "difference", allocators=names), 100)
+            parts.append(named(found.assign(panel=f"{threshold}, {equal}"), names))
     return pd.concat(parts)
 
 
@@ -197,7 +194,7 @@ def accuracy(sources: Sources) -> pd.DataFrame:
     parts = []
     for metric, equal in EQUAL.items():
         found = compared(values, metric, "difference", panels=SCENARIOS, allocators=["pilot_commit", "dapo"])
-        parts.append(_linear(found, 100).assign(x=found.panel, panel=equal))
+        parts.append(scaled(found, 100).assign(x=found.panel, panel=equal))
     return pd.concat(parts)
 
 
@@ -241,9 +238,9 @@ def eviction(sources: Sources) -> pd.DataFrame:
     return pd.concat(
         [
             as_published(rollouts, "pilot_commit", list(EVICTION.values()), list(known / PUBLISHED_NOMINAL)),
-            _named(_linear(spent, 1 / NOMINAL["pilot_commit"]).assign(panel=rollouts), EVICTION),
-            _named(_linear(stages, 1, -1).assign(panel=rounds), EVICTION),
-            _named(_linear(gained, 100).assign(panel=points), EVICTION),
+            named(scaled(spent, 1 / NOMINAL["pilot_commit"]).assign(panel=rollouts), EVICTION),
+            named(scaled(stages, 1, -1).assign(panel=rounds), EVICTION),
+            named(scaled(gained, 100).assign(panel=points), EVICTION),
         ]
     )
 
@@ -290,15 +287,6 @@ def _over_pilot_commit(values: pd.DataFrame, metric: str, panels: Mapping[str, s
     """Ratios to Pilot-Commit, a panel for each allocator and a row for each scenario."""
     found = compared(values, metric, against="pilot_commit", panels=SCENARIOS, allocators=panels)
     return found.assign(x=found.panel, panel=found.series.map(panels))
-
-
-def _named(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """Rows with short names; their series is the method alone."""
-    return table.assign(x=table.x.map(names), series=table.series.map(method_of))
-
-
-def _linear(table: pd.DataFrame, factor: float, offset: float = 0.0) -> pd.DataFrame:
-    return table.assign(**{name: factor * table[name] + offset for name in ("value", "low", "high")})
 
 
 FIGURE_1 = tuple(published("pilot_commit", "fig1").setting.unique())

@@ -12,24 +12,17 @@ import pandas as pd
 from scipy import stats
 
 from paper_figures.drawing import Curves, Rows
-from paper_figures.series import by_success, compared, exact
+from paper_figures.selection import STUDY, counts, panels
+from paper_figures.series import EQUAL, by_success, compared, exact, expected_responses, named, points
 from paper_figures.sources import Redrawn, Sources, as_published, published
-from rolloutbench.metrics import BASELINE, COUNT_BINS, count_metric
+from rolloutbench.metrics import BASELINE
 from rolloutbench.plotting.style import method_of
 from rolloutbench.protocol import FloatArray
 
-STUDY = "selection"
 BALANCE, POSITIVE, EST = "reinforce_ada", "reinforce_ada[exit=positive]", "reinforce_ada_est"
 NAMES = {BALANCE: "seq_balance", POSITIVE: "seq_positive", EST: "est"}
 """Ours, and the published one."""
 GROUP, ROUNDS = 8, 4
-BUDGETED = "u-shaped-adam-v1"
-"""The scenario with all difficulties."""
-SCENARIOS = {
-    "weak-cold-v1": "weak start",
-    BUDGETED: "u-shaped start",
-    "strong-saturating-v1": "strong start",
-}
 THEIRS = "the paper, 1.5B"
 QUARTER = "uniform[divide=2]"
 """Groups of 4."""
@@ -38,17 +31,11 @@ COMPARED = {
     "dapo": ("DAPO", "dapo"),
     **{name: (method.replace("_", ", "), method) for name, method in NAMES.items()},
 }
-EQUAL = {"accuracy_at_steps": "equal steps", "accuracy_at_rollouts": "equal rollouts"}
-
-
-def _panels(sources: Sources) -> dict[str, str]:
-    return {spec: SCENARIOS[method_of(spec)] for spec in sources.steps(STUDY)}
 
 
 def expected_positive(p: FloatArray) -> FloatArray:
-    """E[N | p] when a prompt leaves with its first success: a round is paid for after all failures."""
-    cost: FloatArray = GROUP * ((1 - p) ** (GROUP * np.arange(ROUNDS)[:, None])).sum(axis=0)
-    return cost
+    """E[N | p] when a prompt leaves with its first success."""
+    return expected_responses(p, ROUNDS, GROUP)
 
 
 def expected_balance(p: FloatArray) -> FloatArray:
@@ -61,15 +48,12 @@ def expected_balance(p: FloatArray) -> FloatArray:
 
 def budget(sources: Sources) -> pd.DataFrame:
     """Rollouts of a prompt by its success probability: by the rules, and as generated."""
-    spec = next(spec for spec in sources.steps(STUDY) if method_of(spec) == BUDGETED)
-    columns = [count_metric(b) for b in range(COUNT_BINS)]
-    curves = sources.table(STUDY, "curves", columns, scenario=[spec], allocator=(BASELINE, *NAMES))
     p = np.linspace(0, 1, 101)
     return pd.concat(
         [
             exact("by the rule", POSITIVE, p, expected_positive(p)),
             exact("by the rule", BALANCE, p, expected_balance(p)),
-            by_success(curves, spec, sources.steps(STUDY)[spec], {"as generated": (0, 1)}),
+            by_success(*counts(sources, (BASELINE, *NAMES)), {"as generated": (0, 1)}),
         ]
     )
 
@@ -80,7 +64,7 @@ def cost(sources: Sources) -> pd.DataFrame:
     found = []
     for metric, panel in {"seconds_per_step": "seconds", "rollouts_per_step": "rollouts"}.items():
         values = sources.values(STUDY, metric)
-        for scenario, name in _panels(sources).items():
+        for scenario, name in panels(sources).items():
             found.append(compared(values, metric, panels={scenario: panel}, allocators=NAMES).assign(x=name))
         if metric == "seconds_per_step":
             found += [
@@ -96,17 +80,16 @@ def accuracy(sources: Sources) -> pd.DataFrame:
     known = published("reinforce_ada", "accuracy").set_index("method").value.astype(float)
     found = []
     for metric, equal in EQUAL.items():
-        panels = {scenario: f"{name}, {equal}" for scenario, name in _panels(sources).items()}
+        shown = {scenario: f"{name}, {equal}" for scenario, name in panels(sources).items()}
         if metric == "accuracy_at_steps":
             found += [
                 as_published(panel, method_of(ours), [label], [known[theirs] - known["grpo_n4"]])
-                for panel in panels.values()
+                for panel in shown.values()
                 for ours, (label, theirs) in COMPARED.items()
             ]
-        part = compared(values, metric, "difference", QUARTER, panels, COMPARED)
-        part = part.assign(**{name: 100 * part[name] for name in ("value", "low", "high")})
+        part = compared(values, metric, "difference", QUARTER, shown, COMPARED)
         labels = {name: label for name, (label, _) in COMPARED.items()}
-        found.append(part.assign(x=part.x.map(labels), series=part.series.map(method_of)))
+        found.append(named(points(part), labels))
     return pd.concat(found)
 
 

@@ -6,6 +6,7 @@ paired by replicate.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -14,12 +15,28 @@ from numpy.typing import ArrayLike
 
 from paper_figures.drawing import COLUMNS, OURS
 from rolloutbench.curves import Run, held_level
-from rolloutbench.metrics import BASELINE, COUNT_PREFIX, REFERENCE
+from rolloutbench.metrics import BASELINE, COUNT_BINS, COUNT_PREFIX, REFERENCE, count_metric
+from rolloutbench.plotting.style import method_of
 from rolloutbench.protocol import FloatArray
-from rolloutbench.statistics import Interval, interpolate_curves, mean_interval, ratio_interval
+from rolloutbench.statistics import (
+    Interval,
+    Reached,
+    interpolate_curves,
+    mean_interval,
+    median_reached,
+    ratio_interval,
+)
 
 GRID = 41
 """Positions on the common axis of curves."""
+COUNTS = tuple(count_metric(b) for b in range(COUNT_BINS))
+"""The columns of curves that `by_success` reads."""
+EQUAL = {
+    "accuracy_at_steps": "equal steps",
+    "accuracy_at_rollouts": "equal rollouts",
+}
+"""Metrics of held-out accuracy, and what is equal: what uniform spends in the study's steps."""
+EQUAL_OR_TIMED = EQUAL | {"accuracy_at_seconds": "equal seconds"}
 
 
 def rows(panel: str, series: str, x: ArrayLike, interval: Interval) -> pd.DataFrame:
@@ -113,15 +130,49 @@ def compared(
         )
         order = list(allocators) or [n for n in of_metric.allocator.unique() if n in wide.index]
         for name in order:
-            interval = _compare(wide.loc[name].to_numpy(), wide.loc[against].to_numpy(), how)
+            interval = compare(wide.loc[name].to_numpy(), wide.loc[against].to_numpy(), how)
             found.append(rows(panel, name, [name], interval))
     return pd.concat(found, ignore_index=True)
 
 
-def _compare(values: FloatArray, baseline: FloatArray, how: str) -> Interval:
-    compare: dict[str, Callable[[], Interval]] = {
+def compare(values: FloatArray, baseline: FloatArray, how: str) -> Interval:
+    """`ratio`, `difference` or the `value` itself, over the last axis (..., R) of paired values."""
+    compared_by: dict[str, Callable[[], Interval]] = {
         "ratio": lambda: ratio_interval(values, baseline),
         "difference": lambda: mean_interval(values - baseline),
         "value": lambda: mean_interval(values),
     }
-    return compare[how]()
+    return compared_by[how]()
+
+
+def scaled(table: pd.DataFrame, factor: float, offset: float = 0.0) -> pd.DataFrame:
+    """Values and ends of intervals times a factor above 0, plus an offset."""
+    return table.assign(**{name: factor * table[name] + offset for name in ("value", "low", "high")})
+
+
+def points(table: pd.DataFrame) -> pd.DataFrame:
+    """Shares as percent, differences of shares as points."""
+    return scaled(table, 100)
+
+
+def named(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Rows with short names; their series is the method alone."""
+    return table.assign(x=table.x.map(names), series=table.series.map(method_of))
+
+
+def expected_responses(p: FloatArray, stages: int, per_stage: int) -> FloatArray:
+    """E[n | p] = k sum_{s<S} (1-p)^(k s): a stage of k is paid for unless an earlier one had a success."""
+    failed = np.power.outer(1 - p, per_stage * np.arange(stages))
+    expected: FloatArray = per_stage * failed.sum(axis=-1)
+    return expected
+
+
+def median_seconds(call: Callable[[], object], repeats: int) -> Interval:
+    """Median over calls, after one that is not counted, with its exact 95% interval, which needs six."""
+    call()
+    seconds = np.empty(repeats)
+    for i in range(repeats):
+        started = time.perf_counter()
+        call()
+        seconds[i] = time.perf_counter() - started
+    return median_reached(Reached(seconds, np.full(repeats, True)))

@@ -132,15 +132,19 @@ def is_runnable(study: str) -> bool:
 
 
 @functools.cache
+def _all_published() -> pd.DataFrame:
+    curves = pd.read_csv(HERE / "published" / "published_curves.csv").rename(columns={"figure": "item"})
+    results = pd.read_csv(HERE / "published" / "published_results.csv")
+    return pd.concat([curves, results], ignore_index=True)
+
+
 def published(paper: str, item: str) -> pd.DataFrame:
     """What a paper's figure or table says, as rows: setting, method, metric, x, value.
 
     `value` is a number, or text where the paper has none. Digitised curves and tables are in
     published/, with where they are from.
     """
-    curves = pd.read_csv(HERE / "published" / "published_curves.csv").rename(columns={"figure": "item"})
-    results = pd.read_csv(HERE / "published" / "published_results.csv")
-    rows = pd.concat([curves, results], ignore_index=True)
+    rows = _all_published()
     rows = rows[(rows.paper == paper) & (rows["item"] == item)]
     if rows.empty:
         raise KeyError(f"nothing published is known of {paper} {item}")

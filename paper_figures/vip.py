@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from paper_figures.drawing import Curves, Rows
-from paper_figures.series import along, between, compared, exact, rows, runs
+from paper_figures.series import along, between, compared, exact, points, rows, runs
 from paper_figures.sources import RESULTS, Redrawn, Sources, as_published, published
 from rolloutbench.plotting.style import PREDICTOR_STYLES, Style
 from rolloutbench.statistics import interpolate_curves, mean_interval
@@ -38,11 +38,6 @@ WEAK, U_SHAPED = (
 """Scenarios by rollouts per prompt."""
 OBJECTIVES = {"RLOO": ("vip_rloo", "rloo"), "Dr. GRPO": ("vip_dr_grpo", "dr_grpo")}
 """The study of each, and its name in the published tables."""
-
-
-def points(table: pd.DataFrame) -> pd.DataFrame:
-    """Shares as percent, differences of shares as points."""
-    return table.assign(**{name: 100 * table[name] for name in ("value", "low", "high")})
 
 
 def joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -319,7 +314,6 @@ RIVALS = [
     "mopps",
     "knapsack",
 ]
-
 RIVALS_OF_MANY = [
     "vip[predictor=sparse_gp]",
     "vip[predictor=beta]",

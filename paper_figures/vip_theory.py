@@ -9,14 +9,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-import time
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from paper_figures.drawing import Curves, Rows
-from paper_figures.series import exact, rows
+from paper_figures.series import exact, median_seconds, rows
 from paper_figures.sources import RESULTS, Redrawn, Sources, as_published, published
 from rolloutbench.allocators import allocators
 from rolloutbench.allocators.inverse import Inverse
@@ -27,7 +26,7 @@ from rolloutbench.predictors import predictors
 from rolloutbench.protocol import Budget, Estimator, FloatArray, IntArray, Outcomes, Setting
 from rolloutbench.results import PUBLISHED_STEP_SECONDS
 from rolloutbench.solvers import Problem, solve
-from rolloutbench.statistics import Interval, Reached, mean_interval, median_reached, ratio_interval
+from rolloutbench.statistics import Interval, mean_interval, ratio_interval
 
 ESTIMATORS: dict[str, Estimator] = {"Dr. GRPO": DrGRPO(), "RLOO": RLOO(), "GRPO": GRPO()}
 NOISES: dict[str, Objective] = {"Dr. GRPO": DrGRPONoise(), "RLOO": RLOONoise()}
@@ -117,17 +116,6 @@ def recorded_slsqp() -> float:
     if found is None:
         raise ValueError("results/solver_speed/table.txt: no line of SLSQP in seconds")
     return float(found[1])
-
-
-def median_seconds(call: Callable[[], object], repeats: int) -> Interval:
-    """Median over calls, after one that is not counted, with its exact 95% interval."""
-    call()
-    seconds = np.empty(repeats)
-    for i in range(repeats):
-        started = time.perf_counter()
-        call()
-        seconds[i] = time.perf_counter() - started
-    return median_reached(Reached(seconds, np.full(repeats, True)))
 
 
 def allocated(noise: Objective, p: FloatArray, solver: str) -> object:

@@ -50,6 +50,7 @@ FLOORS = [
     ["rolloutbench.config", "rolloutbench.sweep", "rolloutbench.validation"],
     ["rolloutbench.progress", "real_runs.gpu_suite", "paper_figures.sources"],
     ["paper_figures.series"],
+    ["paper_figures.selection"],
     ["paper_figures.*"],
     ["paper_figures.gallery"],
     ["paper_figures.claims"],

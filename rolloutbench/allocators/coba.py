@@ -70,8 +70,12 @@ class CoBA(Predicted):
         seen = ~np.isnan(self._failures)
         total = np.where(seen, self._failures, 0.0).sum(axis=0)
         mean = np.where(seen.any(axis=0), total / np.maximum(seen.sum(axis=0), 1), 0.5)
-        mean = np.where(mean > 0.5, mean, special.expit(10 * (mean - 0.5)))
-        return np.clip(self.alpha_min + self.slope * mean, self.alpha_min, self.alpha_max)
+        return self.alpha(mean)
+
+    def alpha(self, failures: FloatArray) -> FloatArray:
+        """alpha at batch failure rates of any shape."""
+        moved = np.where(failures > 0.5, failures, special.expit(10 * (failures - 0.5)))
+        return np.clip(self.alpha_min + self.slope * moved, self.alpha_min, self.alpha_max)
 
     def state_dict(self) -> State:
         """The predictor's, and the window of failure rates."""

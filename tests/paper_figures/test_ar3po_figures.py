@@ -3,32 +3,17 @@ import tomllib
 import numpy as np
 import pandas as pd
 import pytest
+from given import Given
 
 from paper_figures import ar3po
 from paper_figures.drawing import OURS, PUBLISHED
-from paper_figures.sources import STUDIES, Sources
+from paper_figures.sources import STUDIES
 from rolloutbench.allocators import allocators
 from rolloutbench.metrics import BASELINE
 
 STUDY = tomllib.loads((STUDIES / "ar3po.toml").read_text())
 REPLICATES = 4
-
-
-class Small(Sources):
-    """Frames instead of a study on the disk."""
-
-    def __init__(self, **frames):
-        super().__init__()
-        self.frames = frames
-
-    def table(self, study, name, columns=(), **only):
-        table = self.frames[name]
-        for key, values in only.items():
-            table = table[table[key].isin(values)]
-        return table.reset_index(drop=True)
-
-    def steps(self, study):
-        return {"s": 10}
+STEPS = {"s": 10}
 
 
 def curves_of(**sums_per_step):
@@ -107,8 +92,8 @@ def test_the_study_has_what_is_drawn(names):
 
 
 def test_responses():
-    small = Small(
-        curves=curves_of(uniform={"rollouts": 1024}, ar3po={"rollouts": 768}, dapo={"rollouts": 3072})
+    small = Given(
+        STEPS, curves=curves_of(uniform={"rollouts": 1024}, ar3po={"rollouts": 768}, dapo={"rollouts": 3072})
     )
     table = ar3po.responses(small)
     ours = table[table.source == OURS]
@@ -126,7 +111,7 @@ def test_responses():
 
 def test_groups_without_success():
     growth = {"groups": 128, "unsolved": 32, "unsolved_after_reuse": 16}
-    table = ar3po.without_success(Small(curves=curves_of(**dict.fromkeys(ar3po.OPTIONS, growth))))
+    table = ar3po.without_success(Given(STEPS, curves=curves_of(**dict.fromkeys(ar3po.OPTIONS, growth))))
     ours = table[table.source == OURS].set_index("series").value
     assert set(ours["before reuse"]) == {0.25}
     assert set(ours["after reuse"]) == {0.125}
@@ -137,7 +122,7 @@ def test_groups_without_success():
 def test_gains_are_points_paired_by_replicate():
     value = {BASELINE: 0.5, ar3po.NO_REUSE: 0.48, "ar3po[reuse=I]": 0.49}
     values = values_of(ar3po.EQUAL, ar3po.REUSES, lambda name, _, r: value.get(name, 0.47) + 0.1 * r)
-    table = ar3po.reuse(Small(per_replicate=values)).set_index(["panel", "x"])
+    table = ar3po.reuse(Given(STEPS, per_replicate=values)).set_index(["panel", "x"])
     assert table.loc[("equal steps", "no reuse"), "value"] == pytest.approx(-2)
     assert table.loc[("equal rollouts, reuse alone", "reuse I"), "value"] == pytest.approx(1)
     assert np.allclose(table.low, table.value)  # what the replicates share cancels
@@ -147,7 +132,7 @@ def test_gains_are_points_paired_by_replicate():
 def test_sweep_costs_rollouts_per_prompt():
     metrics = ["rollouts_per_step", *ar3po.EQUAL]
     values = values_of(metrics, ar3po.SWEEP, lambda name, metric, r: 768.0 + r)
-    cost = ar3po.sweep(Small(per_replicate=values)).query("panel == 'cost'")
+    cost = ar3po.sweep(Given(STEPS, per_replicate=values)).query("panel == 'cost'")
     assert cost.x.tolist() == [*ar3po.SWEEP.values()]
     assert np.allclose(cost.value, (768 + 1.5) / 128)
     assert set(cost.series) == {"ar3po", "uniform"}
@@ -157,7 +142,7 @@ def test_buffers_are_compared_with_no_reuse():
     metrics = ["unsolved_after_reuse_ratio", *ar3po.EQUAL]
     names = [BASELINE, ar3po.NO_REUSE, *ar3po.BUFFERS]
     values = values_of(metrics, names, lambda name, metric, r: 0.2 if name == ar3po.NO_REUSE else 0.21)
-    table = ar3po.buffer(Small(per_replicate=values))
+    table = ar3po.buffer(Given(STEPS, per_replicate=values))
     assert np.allclose(table[table.panel == "no success"].value, 0.21)
     assert np.allclose(table[table.panel != "no success"].value, 1)
     assert (table.groupby("panel").size() == len(ar3po.BUFFERS)).all()

@@ -3,36 +3,21 @@ import tomllib
 import numpy as np
 import pandas as pd
 import pytest
+from given import Given
 
 from paper_figures import pilot_commit
 from paper_figures.drawing import OURS, PUBLISHED
-from paper_figures.sources import STUDIES, Sources
+from paper_figures.sources import STUDIES
 from rolloutbench.allocators import allocators
 from rolloutbench.metrics import BASELINE
 from rolloutbench.protocol import Budget
 
 REPLICATES = 4
+STEPS = dict.fromkeys(pilot_commit.SCENARIOS, 10)
 
 
 def study(name):
     return tomllib.loads((STUDIES / f"{name}.toml").read_text())
-
-
-class Small(Sources):
-    """Frames instead of a study on the disk."""
-
-    def __init__(self, **frames):
-        super().__init__()
-        self.frames = frames
-
-    def table(self, study, name, columns=(), **only):
-        table = self.frames[name]
-        for key, values in only.items():
-            table = table[table[key].isin(values)]
-        return table.reset_index(drop=True)
-
-    def steps(self, study):
-        return dict.fromkeys(pilot_commit.SCENARIOS, 10)
 
 
 def values_of(metrics, names, value, scenarios=("s",)):
@@ -108,7 +93,7 @@ def test_published_ratios_are_those_that_the_paper_prints():
     values = values_of(
         ["rollouts_to_50", "rollouts_to_90"], pilot_commit.METHODS, lambda *_: 1.0, pilot_commit.SCENARIOS
     )
-    table = pilot_commit.rollouts_to_target(Small(per_replicate=values))
+    table = pilot_commit.rollouts_to_target(Given(STEPS, per_replicate=values))
     known = table[table.source == PUBLISHED].set_index("panel").value.round(1)
     assert known["GRPO / Pilot-Commit"].tolist() == [1.5, 1.5, 1.5, 1.9, 1.0, 1.4, 1.3, 1.0]
     dapo = known["DAPO / Pilot-Commit"]
@@ -124,11 +109,11 @@ def test_rollouts_to_target_are_over_those_of_pilot_commit():
         lambda name, *_: spent.get(name, 100.0),
         pilot_commit.SCENARIOS,
     )
-    table = pilot_commit.rollouts_to_target(Small(per_replicate=values))
+    table = pilot_commit.rollouts_to_target(Given(STEPS, per_replicate=values))
     ours = table[table.source == OURS].groupby("series").value.agg(["min", "max", "size"])
     assert ours.loc[BASELINE].tolist() == [1.5, 1.5, 16]
     assert ours.loc["dapo"].tolist() == [2.5, 2.5, 16]
-    simpler = pilot_commit.controls(Small(per_replicate=values)).groupby("series").value.first()
+    simpler = pilot_commit.controls(Given(STEPS, per_replicate=values)).groupby("series").value.first()
     assert simpler["effective_count"] == 0.75
 
 
@@ -136,7 +121,7 @@ def test_seconds():
     metrics = ["seconds_per_step", "seconds_to_50", "seconds_to_90"]
     took = {BASELINE: 100.0, "dapo": 180.0, "pilot_commit": 120.0}
     values = values_of(metrics, pilot_commit.METHODS, lambda name, *_: took[name], pilot_commit.LARGE)
-    table = pilot_commit.seconds(Small(per_replicate=values)).set_index(["panel", "source", "series"])
+    table = pilot_commit.seconds(Given(STEPS, per_replicate=values)).set_index(["panel", "source", "series"])
     step, relative, target, _ = pilot_commit.SECONDS
     for name, published in {BASELINE: 248, "pilot_commit": 299, "dapo": 453}.items():
         assert table.loc[(step, PUBLISHED, name), "value"].item() == published
@@ -158,7 +143,7 @@ def test_accuracy_is_in_points_above_grpo():
         lambda name, _, r: 0.3 + 0.1 * r + gains[name],
         pilot_commit.SCENARIOS,
     )
-    table = pilot_commit.accuracy(Small(per_replicate=values))
+    table = pilot_commit.accuracy(Given(STEPS, per_replicate=values))
     assert table.groupby("series").value.mean().to_dict() == pytest.approx({"pilot_commit": 2, "dapo": -1})
     assert np.allclose(table.low, table.value)
     assert [*table.x.unique()] == [*pilot_commit.SCENARIOS.values()]
@@ -177,7 +162,7 @@ def test_eviction():
         [BASELINE, *pilot_commit.EVICTION],
         lambda name, metric, _: value[metric].get(name, otherwise[metric]),
     )
-    table = pilot_commit.eviction(Small(per_replicate=values))
+    table = pilot_commit.eviction(Given(STEPS, per_replicate=values))
     rollouts, rounds, accuracy = pilot_commit.EVICTED
     known = table[table.source == PUBLISHED].set_index("x").value
     assert known["without eviction"] == pytest.approx(33379 / 24576)
@@ -195,7 +180,7 @@ def test_gains_over_rollouts_and_prompts():
         "pilot_commit": {"rollouts": 12288, "asked": 400},
         "dapo": {"rollouts": 24576, "asked": 384},
     }
-    small = Small(curves=curves_of(grows))
+    small = Given(STEPS, curves=curves_of(grows))
     ours = pilot_commit.over_rollouts(small).query("source == 'ours'")
     for name, sums in grows.items():
         rows = ours[ours.series == name]
@@ -212,7 +197,7 @@ def test_gains_over_rollouts_and_prompts():
 
 def test_published_curves_are_in_panels_of_their_own():
     grows = {name: {"rollouts": 8192} for name in pilot_commit.METHODS}
-    table = pilot_commit.over_rollouts(Small(curves=curves_of(grows)))
+    table = pilot_commit.over_rollouts(Given(STEPS, curves=curves_of(grows)))
     assert (table.groupby("panel").source.nunique() == 1).all()
     assert {*table.panel} == {*pilot_commit.FIGURES[0].layout.y}
 

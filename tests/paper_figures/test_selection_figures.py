@@ -94,10 +94,10 @@ def test_published_gains_of_reinforce_ada_are_over_groups_of_four():
 
 @pytest.mark.parametrize(("failures", "published"), [(0.72, 7.26), (0.449, 4.50), (0.31, 2.54)])
 def test_alpha_takes_the_published_values(failures, published):
-    assert coba_rl.alpha(np.array(failures)) == pytest.approx(published, abs=0.03)
+    assert coba_rl.METHOD.alpha(np.array(failures)) == pytest.approx(published, abs=0.03)
     method = CoBA()
     method._failures = np.full((method.window, 1), failures)
-    assert method._alpha() == pytest.approx(coba_rl.alpha(np.array([failures])))
+    assert method._alpha() == pytest.approx(coba_rl.METHOD.alpha(np.array([failures])))
 
 
 def test_coba_values_peak_where_the_failure_rate_says():
@@ -105,7 +105,7 @@ def test_coba_values_peak_where_the_failure_rate_says():
     weights = table[table.panel == coba_rl.WEIGHT]
     for name, rate in coba_rl.RATES.items():
         curve = weights[weights.series == name]
-        mode = (float(coba_rl.alpha(np.array(rate))) - 1) / (coba_rl.METHOD.kappa - 2)
+        mode = (float(coba_rl.METHOD.alpha(np.array(rate))) - 1) / (coba_rl.METHOD.kappa - 2)
         assert curve.x[curve.value.idxmax()] == pytest.approx(mode, abs=0.01)
     half = table[(table.panel == coba_rl.VALUE) & (table.series == "p = 0.5") & (table.x == 8)]
     assert half.value.item() == pytest.approx(1 - np.exp(-2))

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from given import Given
 from scipy import stats
 
 from paper_figures import vip, vip_theory
@@ -11,20 +12,6 @@ from paper_figures.sources import Sources, published
 from rolloutbench.statistics import mean_interval, ratio_interval
 
 QUICK = Sources(quick=True)
-
-
-class Given(Sources):
-    """Tables as they are given, in place of studies."""
-
-    def __init__(self, **tables):
-        super().__init__()
-        self.tables = tables
-
-    def table(self, study, name, columns=(), **only):
-        found = self.tables[name]
-        for key, values in only.items():
-            found = found[found[key].isin(list(values))]
-        return found.reset_index(drop=True)
 
 
 def of(table, panel, series, source=OURS):
