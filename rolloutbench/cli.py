@@ -1144,7 +1144,9 @@ def figures_command(
     sources = _sources(gallery.runnable(wanted), again, quick, recorded, jobs, memory, out)
     if keep is not None and keep.resolve() == sources.directory.resolve():
         raise InputError(f"--keep {keep}: the studies are read from there")
-    _make(out)
+    if keep is not None:
+        _make("--keep", keep)
+    _make("--out", out)
     console = tables.console()
     for figure in wanted:
         with tables.status("figures") as say:
@@ -1192,7 +1194,7 @@ def claims_command(
     with tables.status("claims") as say:
         say("reading results")
         verdicts = claims.judged(wanted, sources)
-    _make(out)
+    _make("--out", out)
     claims.write(verdicts, out)
     if as_json:
         print(json.dumps([verdict.as_json() for verdict in verdicts], indent=1))
@@ -1227,11 +1229,11 @@ def _sources(
     return Sources(out / "studies", quick)
 
 
-def _make(directory: Path) -> None:
+def _make(option: str, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {directory}: cannot be made: {error.strerror or error}") from None
+        raise InputError(f"{option} {directory}: cannot be made: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

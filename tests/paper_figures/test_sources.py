@@ -103,6 +103,7 @@ def test_run_draw_keep_and_draw_again(described, monkeypatch):
             "figures vip_fig2 --keep kept --results kept",
             "--keep kept: the studies are read from",
         ),
+        ("figures vip_fig2 --keep described/mine.toml", "--keep described/mine.toml: cannot be made"),
         ("claims nobody", "no claim 'nobody'"),
     ],
 )
