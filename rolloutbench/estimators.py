@@ -32,58 +32,98 @@ from rolloutbench.registry import PARAMETERS, Registry
 
 @dataclass(config=PARAMETERS, frozen=True)
 class Reinforce(Estimator):
-    """The reward itself: no baseline. A+ = 1, A- = 0."""
+    """The reward itself, without baseline. A+ = 1, A- = 0.
+
+    Source: Williams 1992, REINFORCE.
+    """
 
     minimum: ClassVar[int] = 1
 
     def advantages(self, n: FloatArray, k: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """A+ = 1, A- = 0."""
+        """Advantages A+ = 1 of successes and A- = 0 of failures."""
         shape = np.broadcast_shapes(np.shape(n), np.shape(k))
         return np.ones(shape), np.zeros(shape)
+
+    def of_rewards(self, rewards: FloatArray, counts: FloatArray) -> FloatArray:
+        """Advantages (..., L) of any rewards (L,): the rewards themselves."""
+        return np.broadcast_to(rewards, counts.shape).copy()
 
 
 @dataclass(config=PARAMETERS, frozen=True)
 class DrGRPO(Estimator):
-    """Reward minus the group's mean, not divided by anything (Dr. GRPO). Shrinks by (n-1)/n."""
+    """Reward minus the group's mean, not divided by anything (Dr. GRPO). Shrinks by (n-1)/n.
+
+    Source: arXiv 2503.20783.
+    """
 
     minimum: ClassVar[int] = 2
 
     def advantages(self, n: FloatArray, k: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """A+ = 1 - k/n, A- = -k/n."""
+        """Advantages A+ = 1 - k/n and A- = -k/n."""
         return (n - k) / n, -k / n
+
+    def of_rewards(self, rewards: FloatArray, counts: FloatArray) -> FloatArray:
+        """Advantages (..., L) of any rewards (L,): less the mean of the group."""
+        mean: FloatArray = (counts * rewards).sum(axis=-1, keepdims=True) / counts.sum(axis=-1, keepdims=True)
+        return rewards - mean
 
 
 @dataclass(config=PARAMETERS, frozen=True)
 class RLOO(Estimator):
-    """Reward minus the mean of the others (leave one out). Unbiased."""
+    """Reward minus the mean of the others (leave one out). Unbiased.
+
+    Source: arXiv 2402.14740.
+    """
 
     minimum: ClassVar[int] = 2
 
     def advantages(self, n: FloatArray, k: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """A+ = (n-k)/(n-1), A- = -k/(n-1)."""
+        """Advantages A+ = (n-k)/(n-1) and A- = -k/(n-1)."""
         return (n - k) / (n - 1), -k / (n - 1)
+
+    def of_rewards(self, rewards: FloatArray, counts: FloatArray) -> FloatArray:
+        """Advantages (..., L) of any rewards (L,): less the mean of the other members."""
+        total = (counts * rewards).sum(axis=-1, keepdims=True)
+        others: FloatArray = (total - rewards) / (counts.sum(axis=-1, keepdims=True) - 1)
+        return rewards - others
 
 
 @dataclass(config=PARAMETERS, frozen=True)
 class GRPO(Estimator):
-    """Reward minus the group's mean, over its standard deviation (ddof 1 and eps as in verl)."""
+    """Reward minus the group's mean, over its standard deviation (ddof 1 and eps as in verl).
+
+    Source: arXiv 2402.03300.
+    """
 
     minimum: ClassVar[int] = 2
     ddof: Annotated[int, Field(ge=0, le=1)] = 1
     eps: Annotated[float, Field(ge=0)] = 1e-6
 
     def advantages(self, n: FloatArray, k: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """A+ = (1 - k/n) / (s + eps), A- = -(k/n) / (s + eps); 0 in a group of equal rewards."""
+        """Advantages A+ = (1 - k/n) / (s + eps), A- = -(k/n) / (s + eps); 0 in a group of equal rewards."""
         mean = k / n
         std = np.sqrt(n * mean * (1 - mean) / (n - self.ddof))
         mixed = (k > 0) & (k < n)
         scale = np.divide(1.0, std + self.eps, out=np.zeros(np.shape(std)), where=mixed)
         return (1 - mean) * scale, -mean * scale
 
+    def of_rewards(self, rewards: FloatArray, counts: FloatArray) -> FloatArray:
+        """Advantages (..., L) of any rewards (L,): less the mean, over the deviation; 0 if all are equal."""
+        n = counts.sum(axis=-1, keepdims=True)
+        centred = rewards - (counts * rewards).sum(axis=-1, keepdims=True) / n
+        variance = (counts * centred**2).sum(axis=-1, keepdims=True) / (n - self.ddof)
+        least = np.where(counts > 0, rewards, np.inf).min(axis=-1, keepdims=True)
+        most = np.where(counts > 0, rewards, -np.inf).max(axis=-1, keepdims=True)
+        scale = np.sqrt(variance) + self.eps
+        scaled: FloatArray = np.divide(centred, scale, out=np.zeros(counts.shape), where=least < most)
+        return scaled
+
 
 estimators: Registry[Estimator] = Registry(
     "estimator", {"reinforce": Reinforce, "dr_grpo": DrGRPO, "rloo": RLOO, "grpo": GRPO}
 )
+names, create = estimators.names, estimators.create
+register, describe = estimators.register, estimators.describe
 EstimatorSpec = Annotated[Estimator, BeforeValidator(estimators.create)]
 
 
@@ -104,11 +144,11 @@ class Moments:
 
     @property
     def bias(self) -> FloatArray:
-        """E[x] - p(1-p): what is missing from, or too much in, the gradient of p."""
+        """Bias E[x] - p(1-p): what is missing from, or too much in, the gradient of p."""
         return self.signal - self.p * (1 - self.p)
 
     def variance(self, noise_ratio: float) -> FloatArray:
-        """Var[x] + noise_ratio * noise, where noise_ratio = d sigma^2 / |phi|^2."""
+        """Variance of the gradient, Var[x] + noise_ratio * noise, with noise_ratio = d sigma^2 / |phi|^2."""
         return self.signal_variance + noise_ratio * self.noise
 
     def mse(self, noise_ratio: float) -> FloatArray:
@@ -116,13 +156,13 @@ class Moments:
         return self.bias**2 + self.variance(noise_ratio)
 
     def snr(self, noise_ratio: float) -> FloatArray:
-        """signal^2 / variance; 0 where both are 0."""
+        """Signal-to-noise ratio, signal^2 / variance; 0 where both are 0."""
         variance = self.variance(noise_ratio)
         return np.divide(self.signal**2, variance, out=np.zeros_like(variance), where=variance > 0)
 
 
 def binomial_rows(p: FloatArray, upper: int) -> Iterator[tuple[int, FloatArray]]:
-    """For n = 0..upper: n and the probabilities of k = 0..n successes, (P, n+1), for p (P,).
+    """Yield, for n = 0..upper, n and the probabilities of k = 0..n successes, (P, n+1), at p (P,).
 
     By Pascal's rule pmf(k; n+1) = pmf(k; n) (1-p) + pmf(k-1; n) p: sums of non-negative terms only,
     so nothing cancels, overflows or needs a special case at p = 0 or 1.
@@ -168,7 +208,7 @@ def moments(estimator: Estimator, p: FloatArray, n: IntArray, spread: FloatArray
     """Exact moments of groups of n rollouts at success probability p; p and n broadcast.
 
     `spread` (..., 2): what the noise of a success's score and of a failure's is multiplied by; 1 unless
-    given.
+    given. The sums over k ~ Binomial(n, p) are those at the top of this file.
     """
     p, n = np.broadcast_arrays(np.asarray(p, dtype=np.float64), n)
     found = np.empty((*p.shape, 4))
@@ -185,6 +225,30 @@ def moment_table(estimator: Estimator, p: FloatArray, upper: int) -> Moments:
     found = [_moments_at(estimator, n, p.ravel(), pmf) for n, pmf in binomial_rows(p.ravel(), upper)]
     columns = np.stack(found, axis=1).reshape(*p.shape, upper + 1, 4)
     return Moments(np.broadcast_to(p[..., None], columns.shape[:-1]), *np.moveaxis(columns, -1, 0))
+
+
+def noise_table(estimator: Estimator, p: FloatArray, upper: int) -> FloatArray:
+    """`moment_table(estimator, p, upper).noise` alone, (..., upper + 1), several times as fast.
+
+    Probabilities stand as (upper + 1, P) and grow in place from n to n + 1, by Pascal's rule.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    success, failure = p.ravel(), 1 - p.ravel()
+    pmf, found = np.zeros((2, upper + 1, p.size))
+    pmf[0] = 1
+    for n in range(1, upper + 1):
+        gained = pmf[:n] * success
+        pmf[:n] *= failure
+        pmf[1 : n + 1] += gained
+        if n >= estimator.minimum:
+            k = np.arange(n + 1.0)
+            plus, minus = estimator.advantages(np.full(n + 1, float(n)), k)
+            noise = (k * plus**2 + (n - k) * minus**2) / n**2
+            some = np.flatnonzero(noise)
+            part = slice(some[0], some[-1] + 1)
+            # Not as a product of matrices: equal prompts are to be equal to the last bit.
+            found[n] = (noise[part, None] * pmf[part]).sum(axis=0)
+    return found.T.reshape(*p.shape, upper + 1)
 
 
 def prompt_shares(aggregation: Aggregation, groups: Groups) -> FloatArray:
@@ -214,6 +278,27 @@ def group_advantages(estimator: Estimator, groups: Groups) -> tuple[FloatArray, 
         plus, minus = np.where(given, 1 - groups.baseline, plus), np.where(given, -groups.baseline, minus)
         defined |= given & (n >= 1) & (groups.prompts >= 0)
     return np.where(defined, plus, 0.0), np.where(defined, minus, 0.0), np.maximum(n, 1)
+
+
+def level_advantages(
+    estimator: Estimator, groups: Groups, rewards: FloatArray, members: IntArray
+) -> tuple[FloatArray, FloatArray]:
+    """What a member with each of a few rewards (L,) is worth, (R, B, L), and the size of its group, (R, B).
+
+    `members` (R, B, L) are all members of the groups, the reused among them, by reward. For rewards 0 and 1
+    it is `group_advantages`.
+    """
+    n, present = groups.sizes, groups.prompts >= 0
+    enough = n >= estimator.minimum
+    # Where no advantage is defined, any group stands in that has one.
+    counts = np.where(enough[..., None], members, 0).astype(np.float64)
+    counts[..., 0] += np.where(enough, 0, estimator.minimum)
+    advantages, defined = estimator.of_rewards(rewards, counts), enough & present
+    if groups.baseline is not None:
+        given = ~np.isnan(groups.baseline)
+        advantages = np.where(given[..., None], rewards - groups.baseline[..., None], advantages)
+        defined |= given & (n >= 1) & present
+    return np.where(defined[..., None], advantages, 0.0), np.maximum(n, 1).astype(np.float64)
 
 
 def realised(

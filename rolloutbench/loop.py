@@ -1,24 +1,28 @@
-"""The one loop that drives every allocator against every environment, simulated or real.
+"""The one step that drives every allocator, from inside (`run_step`) or from outside (`OpenStep`, the coach).
 
 It also holds allocators to the contract: who overspends a hard budget, asks for a prompt it did not
-draw, asks for counts that are not whole numbers, or trains on rollouts it never sampled is named in a
-`ProtocolError`, before anything is generated or updated.
+draw, asks for counts that are not whole numbers, asks without end, or trains on rollouts it never sampled is
+named in a `ProtocolError`, before anything is generated or updated.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
 
+from rolloutbench.environment import Environment, Host
 from rolloutbench.protocol import (
+    MOST_EMPTY_STAGES,
+    MOST_STAGES,
     Allocator,
     BoolArray,
     Budget,
-    Environment,
     FloatArray,
     Groups,
     IntArray,
@@ -32,15 +36,101 @@ from rolloutbench.protocol import (
     State,
 )
 
+ENOUGH_MIXED = 100
+"""Groups with both rewards among which every method finds one to train on."""
 
-def begin(environment: Environment, allocator: Allocator) -> Allocator:
-    """Make the allocator start afresh in this environment; returns what `run_step` is to drive.
 
-    That is the allocator itself, or one copy for each replicate where it is not vectorised.
+def begin(host: Host, allocator: Allocator) -> Allocator:
+    """Make a copy of the allocator start afresh in this host; returns what a step is to drive.
+
+    That is the copy, or one for each replicate where the allocator is not vectorised. The allocator itself
+    stays as it was made: what a run leaves on it, on purpose or not, reaches no other run.
     """
-    driven = allocator if allocator.vectorised else PerReplicate(allocator)
-    driven.begin(environment.setting)
+    driven = copy.deepcopy(allocator) if allocator.vectorised else PerReplicate(allocator)
+    driven.begin(host.setting)
     return driven
+
+
+def planned(allocator: Allocator, stream: PromptStream, budget: Budget) -> Plan:
+    """The allocator's plan of a step. Raises ProtocolError where that is no generator."""
+    plan = allocator.plan(stream, budget)
+    if not isinstance(plan, Generator):
+        _broken(
+            allocator,
+            f"returns {type(plan).__name__} from a plan without `yield`: plan must yield a Request "
+            "(outcomes = yield Request(prompts, counts)) and return Groups",
+        )
+    return plan
+
+
+def check_trained(host: Host, allocator: Allocator, steps: int) -> None:
+    """Raise ProtocolError where a whole run of that many steps trained on nothing, by the allocator's doing.
+
+    It did if it asked for nothing, or left alone all of many groups that had both rewards. Who selects may
+    rightly find nothing among prompts that are hopeless, or too little in a short run.
+    """
+    ledger = host.ledger
+    if ledger.trained.any() or (ledger.generated.any() and ledger.mixed < ENOUGH_MIXED):
+        return
+    _broken(
+        allocator,
+        f"trains on nothing: {ledger.generated.sum()} rollouts generated, {ledger.mixed} groups with both "
+        f"rewards, and none trained on in {steps} step{'s' * (steps > 1)} of "
+        f"{host.setting.replicates} replicates",
+    )
+
+
+class OpenStep:
+    """A training step turned inside out: it says what to sample next, and is told what came.
+
+    `request` is what is to be sampled next, None when everything is there; `groups` is then what to train on,
+    None until then. `allocator_seconds`: time spent in the allocator itself. The allocator is what `begin`
+    returned. Raises ProtocolError where it breaks the contract.
+    """
+
+    def __init__(self, host: Host, allocator: Allocator) -> None:
+        self._host, self._allocator = host, allocator
+        self.request: Request | None = None
+        self.groups: Groups | None = None
+        self.allocator_seconds = 0.0
+        self._stages = self._empty = 0
+        host.ledger.open_step()
+        self._plan = planned(allocator, host.stream, host.setting.budget)
+        self._go_on(None)
+
+    def deliver(self, outcomes: Outcomes) -> None:
+        """Write what came of `request` on the bill, less than asked perhaps, and have the allocator go on."""
+        self._host.ledger.record(outcomes)
+        self._go_on(outcomes)
+
+    def learn(self) -> None:
+        """Let the allocator learn from everything that this step generated."""
+        outcomes = self._host.ledger.step_merged
+        if outcomes is not None:
+            with self._in_allocator():
+                self._allocator.observe(outcomes)
+
+    def _go_on(self, outcomes: Outcomes | None) -> None:
+        host, allocator = self._host, self._allocator
+        try:
+            with self._in_allocator():
+                request = next(self._plan) if outcomes is None else self._plan.send(outcomes)
+        except StopIteration as end:
+            _check_groups(host, allocator, end.value)
+            self.request, self.groups = None, end.value
+            return
+        _check_request(host, allocator, request)
+        self._stages, self._empty = self._stages + 1, 0 if request.counts.any() else self._empty + 1
+        _check_end(host, allocator, self._stages, self._empty)
+        self.request = request
+
+    @contextlib.contextmanager
+    def _in_allocator(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.allocator_seconds += time.perf_counter() - started
 
 
 @dataclass(frozen=True)
@@ -62,33 +152,18 @@ def run_step(environment: Environment, allocator: Allocator) -> Step:
 
     `allocator` is what `begin` returned.
     """
-    environment.ledger.open_step()
-    plan = allocator.plan(environment.stream, environment.setting.budget)
-    clock = time.perf_counter
-    started, elsewhere = clock(), 0.0
-    try:
-        request = next(plan)
-        while True:
-            paused = clock()
-            _check_request(environment, allocator, request)
-            sampled = environment.rollout(request)
-            elsewhere += clock() - paused
-            request = plan.send(sampled)
-    except StopIteration as end:
-        groups = end.value
-    seconds = clock() - started - elsewhere
-    _check_groups(environment, allocator, groups)
+    step = OpenStep(environment, allocator)
+    while step.request is not None:
+        step.deliver(environment.generate(step.request))
+    assert step.groups is not None
+    step.learn()
     outcomes = environment.ledger.step_merged
-    if outcomes is not None:
-        started = clock()
-        allocator.observe(outcomes)
-        seconds += clock() - started
-    return Step(outcomes, groups, environment.update(groups), seconds)
+    return Step(outcomes, step.groups, environment.update(step.groups), step.allocator_seconds)
 
 
-def _check_request(environment: Environment, allocator: Allocator, request: Any) -> None:
+def _check_request(host: Host, allocator: Allocator, request: Any) -> None:
     """Raise ProtocolError unless this may be generated."""
-    setting, ledger = environment.setting, environment.ledger
+    setting, ledger = host.setting, host.ledger
     if not isinstance(request, Request):
         _broken(allocator, f"yields Requests, not {type(request).__name__}")
     prompts = _integers(allocator, "prompts", request.prompts, setting)
@@ -99,7 +174,7 @@ def _check_request(environment: Environment, allocator: Allocator, request: Any)
         _broken(allocator, f"asks for {counts.min()} rollouts of a prompt: counts are 0 or more")
     valid = (prompts >= 0) & (prompts < setting.pool_size)
     place = np.where(valid, prompts, 0) + setting.pool_size * np.arange(setting.replicates)[:, None]
-    wrong = (counts > 0) & ~(valid & environment.stream.drawn.take(place))
+    wrong = (counts > 0) & ~(valid & host.stream.drawn.take(place))
     if wrong.any():
         r, column = np.argwhere(wrong)[0]
         _broken(allocator, f"asks for prompt {prompts[r, column]} in replicate {r}, which it did not draw")
@@ -114,15 +189,33 @@ def _check_request(environment: Environment, allocator: Allocator, request: Any)
             )
 
 
-def _check_groups(environment: Environment, allocator: Allocator, groups: Any) -> None:
+def _check_end(host: Host, allocator: Allocator, stages: int, empty: int) -> None:
+    """Raise ProtocolError where a step has no end."""
+    if empty > MOST_EMPTY_STAGES:
+        _broken(
+            allocator,
+            f"asks for no rollout {empty} times in a row, up to stage {stages} of a step: "
+            f"{MOST_EMPTY_STAGES} are allowed; a plan ends by returning Groups",
+        )
+    if stages > MOST_STAGES:
+        most = host.ledger.step_generated.max()
+        _broken(
+            allocator,
+            f"has not ended a step after {MOST_STAGES} stages, with {most} rollouts in a replicate where the "
+            f"budget is {host.setting.budget.rollouts}: give its loop an end that does not depend on "
+            "the rewards",
+        )
+
+
+def _check_groups(host: Host, allocator: Allocator, groups: Any) -> None:
     """Raise ProtocolError unless these rollouts were sampled and not trained on yet."""
     if not isinstance(groups, Groups):
         _broken(allocator, f"returns Groups, not {type(groups).__name__}")
-    prompts = _integers(allocator, "prompts", groups.prompts, environment.setting)
-    if prompts.min(initial=0) < -1 or prompts.max(initial=0) >= environment.setting.pool_size:
+    prompts = _integers(allocator, "prompts", groups.prompts, host.setting)
+    if prompts.min(initial=0) < -1 or prompts.max(initial=0) >= host.setting.pool_size:
         _broken(allocator, f"trains on prompts {prompts.min()}..{prompts.max()}: not in the pool")
     for name in ("successes", "failures"):
-        kept = _integers(allocator, name, getattr(groups, name), environment.setting)
+        kept = _integers(allocator, name, getattr(groups, name), host.setting)
         if kept.shape != prompts.shape:
             _broken(allocator, f"returns {name} of shape {kept.shape} for prompts of shape {prompts.shape}")
         if kept.min(initial=0) < 0:
@@ -131,14 +224,14 @@ def _check_groups(environment: Environment, allocator: Allocator, groups: Any) -
         _broken(allocator, f"returns weights that are not finite or not of shape {prompts.shape}")
     if groups.reused is not None:
         for name in ("counts", "age"):
-            stored = _integers(allocator, f"reused {name}", getattr(groups.reused, name), environment.setting)
+            stored = _integers(allocator, f"reused {name}", getattr(groups.reused, name), host.setting)
             if stored.shape != prompts.shape or stored.min(initial=0) < 0:
                 _broken(allocator, f"returns reused {name} below 0 or not of shape {prompts.shape}")
     for name, given_up in groups.discarded.items():
-        if np.shape(given_up) != (environment.setting.replicates,) or np.min(given_up) < 0:
-            _broken(allocator, f"discards {name} below 0 or not of shape ({environment.setting.replicates},)")
+        if np.shape(given_up) != (host.setting.replicates,) or np.min(given_up) < 0:
+            _broken(allocator, f"discards {name} below 0 or not of shape ({host.setting.replicates},)")
     try:
-        environment.ledger.use(groups)
+        host.ledger.use(groups)
     except ValueError as error:
         _broken(allocator, str(error))
 
@@ -170,7 +263,7 @@ class PerReplicate(Allocator):
 
     @property
     def reusable(self) -> int:
-        """As many as the copies."""
+        """Successes that may be reused, as the copies say."""
         return self.of.reusable
 
     def begin(self, setting: Setting) -> None:
@@ -184,7 +277,7 @@ class PerReplicate(Allocator):
 
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
         """Stage by stage: collect the copies' requests, generate them together, deal the outcomes."""
-        plans = [one.plan(_OneReplicate(stream, r), budget) for r, one in enumerate(self.copies)]
+        plans = [planned(one, _OneReplicate(stream, r), budget) for r, one in enumerate(self.copies)]
         requests: list[Request | None] = [None] * len(plans)
         groups: list[Groups | None] = [None] * len(plans)
         outcomes: Outcomes | None = None
@@ -198,10 +291,8 @@ class PerReplicate(Allocator):
                         requests[r] = next(plan)
                     else:
                         assert asked is not None
-                        width = asked.counts.shape[1]
-                        requests[r] = plan.send(
-                            Outcomes(asked.prompts, asked.counts, outcomes.successes[r : r + 1, :width])
-                        )
+                        came = outcomes[r : r + 1, : asked.counts.shape[1]]
+                        requests[r] = plan.send(replace(came, prompts=asked.prompts))
                 except StopIteration as end:
                     groups[r], requests[r] = end.value, None
             if not any(requests):
@@ -242,18 +333,28 @@ class PerReplicate(Allocator):
     def observe(self, outcomes: Outcomes) -> None:
         """Each copy learns from its own row."""
         for r, one in enumerate(self.copies):
-            row = slice(r, r + 1)
-            one.observe(Outcomes(outcomes.prompts[row], outcomes.counts[row], outcomes.successes[row]))
+            one.observe(outcomes[r : r + 1, :])
+
+    def holding(self) -> Outcomes | None:
+        """What the copies hold, under one another; None where one cannot say."""
+        held = [one.holding() for one in self.copies]
+        if any(each is None for each in held):
+            return None
+        return Outcomes(
+            _stacked([each.prompts for each in held if each], -1),
+            _stacked([each.counts for each in held if each], 0),
+            _stacked([each.successes for each in held if each], 0),
+        )
 
     def state_dict(self) -> State:
-        """Those of all copies, and where their random numbers are."""
+        """States of all copies, and where their random numbers are."""
         return {
             str(r): {"state": one.state_dict(), "rng": stream.state}
             for r, (one, stream) in enumerate(zip(self.copies, self._streams, strict=True))
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Those of all copies."""
+        """Continue all copies from their states."""
         for r, (one, stream) in enumerate(zip(self.copies, self._streams, strict=True)):
             one.load_state_dict(state[str(r)]["state"])
             stream.state = state[str(r)]["rng"]
@@ -269,7 +370,7 @@ class _OneReplicate(PromptStream):
 
     @property
     def epoch(self) -> IntArray:  # type: ignore[override]
-        """This replicate's epoch (1,)."""
+        """Epoch (1,) of the one replicate."""
         return self._stream.epoch[self._replicate : self._replicate + 1]
 
     @property
@@ -278,7 +379,7 @@ class _OneReplicate(PromptStream):
         return self._stream.drawn[self._replicate : self._replicate + 1]
 
     def draw(self, count: int, where: BoolArray | None = None) -> IntArray:
-        """This replicate's next prompts (1, count)."""
+        """Next prompts (1, count) of the one replicate."""
         here = self._here if where is None else self._here & where
         return self._stream.draw(count, here)[self._replicate : self._replicate + 1]
 

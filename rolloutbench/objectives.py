@@ -33,6 +33,7 @@ from rolloutbench.estimators import (
     EstimatorSpec,
     Reinforce,
     moment_table,
+    noise_table,
 )
 from rolloutbench.protocol import Belief, Estimator, FloatArray, IntArray
 from rolloutbench.registry import PARAMETERS, Registry
@@ -43,12 +44,12 @@ Linear = Literal["p", "p(1-p)", None]
 
 
 class Objective(ABC):
-    """The value of n rollouts at success probability p."""
+    """The value of n rollouts of a prompt with success probability p."""
 
     maximise: ClassVar[bool] = False
     """Whether more is better (a gain) or less (a loss)."""
     smallest: ClassVar[int] = 0
-    """Counts 0 < n < smallest are not allowed; no rollouts at all (n = 0) may be."""
+    """The least count that is allowed beside 0: counts 0 < n < smallest are not; n = 0 may be."""
     linear_in: ClassVar[Linear] = None
     """The only function of p that the value depends on, and linearly, for every n; None if there is none."""
 
@@ -86,6 +87,10 @@ class ClosedForm(Objective):
     def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
         """How much the n-th rollout improves the value (>= 0), free of cancellation; n > convex_from."""
 
+    def marginals(self, p: FloatArray, first: int, last: int) -> FloatArray:
+        """What each of the rollouts first..last improves, (R, last - first + 1, B), for p (R, B)."""
+        return self.marginal(p[:, None], np.arange(float(first), last + 1)[:, None])
+
     def at(self, p: FloatArray, n: Number) -> FloatArray:
         """Values of n rollouts, p and n broadcast."""
         n = np.asarray(n, dtype=np.float64)
@@ -118,30 +123,30 @@ class ClosedForm(Objective):
         return at_price
 
 
-class Inverse(ClosedForm):
-    """scale(p) / (n - shift): the losses whose optimum has a closed form."""
+class InverseLoss(ClosedForm):
+    """Losses scale(p) / (n - shift): those whose optimum has a closed form."""
 
     shift: ClassVar[int] = 0
 
     @property
     def convex_from(self) -> int:
-        """Convex and decreasing wherever it is finite."""
+        """The loss is convex and decreasing wherever it is finite."""
         return self.shift + 1
 
     def scale(self, p: FloatArray) -> FloatArray:
-        """The part that depends on p."""
+        """The factor of the loss that depends on p; here p(1-p)."""
         return p * (1 - p)
 
     def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """scale(p) / (n - shift)."""
+        """Loss of n rollouts, scale(p) / (n - shift)."""
         return self.scale(p) / (n - self.shift)
 
     def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """scale(p) / ((n - shift)(n - shift - 1))."""
+        """What the n-th rollout takes off the loss, scale(p) / ((n - shift)(n - shift - 1))."""
         return self.scale(p) * (1 / ((n - self.shift) * (n - self.shift - 1)))
 
     def demand(self, p: FloatArray, weights: FloatArray, lower: IntArray, upper: IntArray) -> Demand:
-        """m (m - 1) < a / price, with m = n - shift, solved for m."""
+        """Demand in closed form: m (m - 1) < a / price, with m = n - shift, solved for m."""
         scaled = weights * self.scale(p)
         offset = self.shift + 0.5 - 1
 
@@ -158,7 +163,7 @@ class Inverse(ClosedForm):
 
 
 @dataclass(config=PARAMETERS, frozen=True)
-class RLOONoise(Inverse):
+class RLOONoise(InverseLoss):
     """Noise factor of RLOO, p(1-p)/(n-1): VIP's objective (Prop. 4.3)."""
 
     linear_in: ClassVar[Linear] = "p(1-p)"
@@ -167,19 +172,19 @@ class RLOONoise(Inverse):
 
 
 @dataclass(config=PARAMETERS, frozen=True)
-class ReinforceNoise(Inverse):
+class ReinforceNoise(InverseLoss):
     """Noise factor of REINFORCE without baseline, p/n."""
 
     linear_in: ClassVar[Linear] = "p"
     smallest: ClassVar[int] = 1
 
     def scale(self, p: FloatArray) -> FloatArray:
-        """The success probability itself."""
+        """The factor that depends on p is the success probability itself."""
         return p
 
 
 @dataclass(config=PARAMETERS, frozen=True)
-class SuccessRate(Inverse):
+class SuccessRate(InverseLoss):
     """Variance of the measured success rate, p(1-p)/n: what VIP's released code minimises."""
 
     linear_in: ClassVar[Linear] = "p(1-p)"
@@ -196,15 +201,15 @@ class DrGRPONoise(ClosedForm):
 
     @property
     def convex_from(self) -> int:
-        """(n-1)/n^2 is greatest at n = 2; its differences shrink from n = 3 on."""
+        """Returns diminish from n = 3 on: (n-1)/n^2 is greatest at n = 2, and then its differences shrink."""
         return 3
 
     def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """p(1-p)(n-1)/n^2."""
+        """Noise factor p(1-p)(n-1)/n^2."""
         return p * (1 - p) * (n - 1) / n**2
 
     def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """p(1-p) (n^2 - 3n + 1) / (n(n-1))^2."""
+        """What the n-th rollout takes off the noise, p(1-p) (n^2 - 3n + 1) / (n(n-1))^2."""
         return p * (1 - p) * (n * n - 3 * n + 1) / (n * (n - 1)) ** 2
 
 
@@ -214,7 +219,7 @@ class Enumerated(Objective):
     @property
     @abstractmethod
     def minimum(self) -> int:
-        """The estimator's smallest n."""
+        """The smallest n at which the estimator is defined."""
 
     def bounded(self, losses: FloatArray) -> FloatArray:
         """`losses` (..., upper + 1) with infinity where 0 < n < the estimator's minimum."""
@@ -232,17 +237,17 @@ class GRPONoise(Enumerated):
 
     @property
     def convex_from(self) -> int | None:
-        """At small p the noise grows with n."""
+        """Returns need not diminish: at small p the noise grows with n."""
         return None
 
     @property
     def minimum(self) -> int:
-        """GRPO's."""
+        """The smallest n at which GRPO is defined."""
         return GRPO.minimum
 
     def table(self, p: FloatArray, upper: int) -> FloatArray:
-        """Noise factors (..., upper + 1)."""
-        return self.bounded(moment_table(GRPO(self.ddof, self.eps), p, upper).noise)
+        """Noise factors (..., upper + 1) of n = 0..upper."""
+        return self.bounded(noise_table(GRPO(self.ddof, self.eps), p, upper))
 
 
 @dataclass(config=PARAMETERS, frozen=True)
@@ -259,7 +264,7 @@ class MeanSquaredError(Enumerated):
 
     @property
     def minimum(self) -> int:
-        """The estimator's."""
+        """The smallest n at which the estimator is defined."""
         return self.estimator.minimum
 
     def table(self, p: FloatArray, upper: int) -> FloatArray:
@@ -273,6 +278,15 @@ def _mixed(p: FloatArray, n: FloatArray) -> FloatArray:
     return np.where(n > 1, -np.expm1(n * np.log1p(-rare)) - rare**n, 0.0)
 
 
+def _products(first: FloatArray, factor: FloatArray, count: int) -> FloatArray:
+    """first * factor^u for u = 0..count - 1, (R, count, B), of first and factor (R, B)."""
+    found = np.empty((len(first), count, first.shape[1]))
+    for unit in range(count):
+        found[:, unit] = first
+        first = first * factor
+    return found
+
+
 def _mixed_marginal(p: FloatArray, n: FloatArray) -> FloatArray:
     return np.where(n > 1, p ** (n - 1) * (1 - p) + (1 - p) ** (n - 1) * p, 0.0)
 
@@ -284,7 +298,7 @@ class Gain(ClosedForm):
 
     @property
     def convex_from(self) -> int:
-        """From no rollouts on."""
+        """Returns diminish from the first rollout on."""
         return 0
 
 
@@ -294,29 +308,45 @@ class NonZeroGradient(Gain):
 
     @property
     def convex_from(self) -> int:
-        """One rollout is worth nothing, the second most."""
+        """Returns diminish from n = 1 on: one rollout is worth nothing, the second most."""
         return 1
 
     def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """1 - p^n - (1-p)^n; 0 for n <= 1."""
+        """Chance that a group has both rewards, 1 - p^n - (1-p)^n; 0 for n <= 1."""
         return _mixed(p, n)
 
     def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """p^(n-1)(1-p) + (1-p)^(n-1) p; 0 for the first rollout."""
+        """What the n-th rollout adds to the chance, p^(n-1)(1-p) + (1-p)^(n-1) p; 0 for the first."""
         return _mixed_marginal(p, n)
+
+    def marginals(self, p: FloatArray, first: int, last: int) -> FloatArray:
+        """What rollouts first..last add each, (R, last - first + 1, B): by products, as powers are slow."""
+        right = _products(p ** (first - 1) * (1 - p), p, last - first + 1)
+        right += _products((1 - p) ** (first - 1) * p, 1 - p, last - first + 1)
+        right[:, : max(2 - first, 0)] = 0.0
+        return right
 
 
 @dataclass(config=PARAMETERS, frozen=True)
 class KnapsackValue(NonZeroGradient):
-    """Knapsack RL's value: chance of a non-zero gradient times information gain p(1-p)^2."""
+    """Knapsack RL's value: chance of a non-zero gradient times information gain p(1-p)^2.
+
+    Source: arXiv 2509.25849, Proposition 1.
+    """
 
     def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """(1 - p^n - (1-p)^n) p (1-p)^2."""
+        """Value of n rollouts, (1 - p^n - (1-p)^n) p (1-p)^2."""
         return _mixed(p, n) * p * (1 - p) ** 2
 
     def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """The chance's marginal times p(1-p)^2."""
+        """What the n-th rollout adds to the chance of both rewards, times p(1-p)^2."""
         return _mixed_marginal(p, n) * p * (1 - p) ** 2
+
+    def marginals(self, p: FloatArray, first: int, last: int) -> FloatArray:
+        """What rollouts first..last add each, (R, last - first + 1, B): by products, as powers are slow."""
+        found = super().marginals(p, first, last)
+        found *= (p * (1 - p) ** 2)[:, None]
+        return found
 
 
 @dataclass(config=PARAMETERS, frozen=True)
@@ -324,13 +354,17 @@ class Hit(Gain):
     """Chance of at least one success, 1 - (1-p)^n (HORA's hit utility at a known p)."""
 
     def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """1 - (1-p)^n."""
+        """Chance of at least one success, 1 - (1-p)^n."""
         safe = np.minimum(p, 0.5)
         return np.where(p <= 0.5, -np.expm1(n * np.log1p(-safe)), 1 - (1 - p) ** n)
 
     def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """p (1-p)^(n-1)."""
+        """What the n-th rollout adds to the chance, p (1-p)^(n-1)."""
         return p * (1 - p) ** (n - 1)
+
+    def marginals(self, p: FloatArray, first: int, last: int) -> FloatArray:
+        """What rollouts first..last add each, (R, last - first + 1, B): by products, as powers are slow."""
+        return _products(p * (1 - p) ** (first - 1), 1 - p, last - first + 1)
 
 
 @dataclass(config=PARAMETERS, frozen=True)
@@ -340,11 +374,11 @@ class Saturating(Gain):
     tau: Annotated[float, Field(gt=0)] = 1.0
 
     def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """1 - exp(-n p(1-p)/tau)."""
+        """Saturation 1 - exp(-n p(1-p)/tau)."""
         return -np.expm1(-n * p * (1 - p) / self.tau)
 
     def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """exp(-(n-1) s) (1 - exp(-s)) with s = p(1-p)/tau."""
+        """What the n-th rollout adds: exp(-(n-1) s) (1 - exp(-s)) with s = p(1-p)/tau."""
         rate = p * (1 - p) / self.tau
         return -np.exp(-(n - 1) * rate) * np.expm1(-rate)
 
@@ -363,11 +397,11 @@ class CoBAValue(Saturating):
     beta: Annotated[float, Field(ge=1)] = 5.5
 
     def formula(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """(1 - exp(-n p(1-p)/tau)) BetaPDF(p)."""
+        """Value of n rollouts, (1 - exp(-n p(1-p)/tau)) BetaPDF(p)."""
         return super().formula(p, n) * beta_density(p, self.alpha, self.beta)
 
     def marginal(self, p: FloatArray, n: FloatArray) -> FloatArray:
-        """The saturation's marginal times the density."""
+        """What the n-th rollout adds to the saturation, times the Beta density at p."""
         return super().marginal(p, n) * beta_density(p, self.alpha, self.beta)
 
 
@@ -391,7 +425,10 @@ ObjectiveSpec = Annotated[Objective, BeforeValidator(objectives.create)]
 
 
 def noise_objective(estimator: Estimator) -> Objective:
-    """The noise factor of this estimator: the objective VIP would minimise under it."""
+    """Noise factor of this estimator, as the objective that VIP would minimise under it.
+
+    Source: arXiv 2602.01601, Propositions 4.2 and 4.3, for `dr_grpo` and `rloo`.
+    """
     match estimator:
         case RLOO():
             return RLOONoise()
@@ -420,13 +457,13 @@ class Expected(Objective):
     variance: FloatArray
 
     def __post_init__(self) -> None:
-        """What the class variables say, the other says."""
+        """Take over what the class variables of the objective `of` say."""
         for name in ("maximise", "smallest"):
             object.__setattr__(self, name, getattr(self.of, name))
 
     @property
     def convex_from(self) -> int | None:
-        """The other's."""
+        """Returns diminish from the same n on as those of the objective `of`."""
         return self.of.convex_from
 
     def table(self, p: FloatArray, upper: int) -> FloatArray:

@@ -16,32 +16,56 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from rolloutbench.errors import InputError as InputError
+from rolloutbench.errors import ProtocolError as ProtocolError
+
 IntArray: TypeAlias = npt.NDArray[np.int64]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 FeatureArray: TypeAlias = npt.NDArray[np.floating[Any]]
-"""Single or double precision."""
+"""Array of floating-point numbers in single or double precision."""
 State: TypeAlias = dict[str, Any]
 
 Aggregation: TypeAlias = Literal["prompt", "rollout"]
 """`prompt`: mean over prompts of group means. `rollout`: mean over all rollouts, so prompts weigh as n."""
+TrainerAggregation: TypeAlias = Aggregation | Literal["token"]
+"""How trainers average. `token` is the mean over all trained tokens: prompts weigh as their tokens."""
 
 
 MOST_ROLLOUTS = 1_000_000
-"""Of one prompt in one step: beyond any use, and far below where sums of counts would overflow."""
+"""Most rollouts of one prompt in one step: beyond any use, and far below where sums of counts overflow."""
 
 
-class InputError(ValueError):
-    """Something the user gave cannot be used. The message is one line: field, value, what is allowed."""
+MOST_STAGES = 1000
+"""Requests of one plan in one step: who asks for more has no end. The longest of the built-in methods ask for
+50."""
+
+MOST_EMPTY_STAGES = 100
+"""Requests of one plan in a row that ask for no rollout at all: who makes more of them has no end."""
 
 
-class ProtocolError(RuntimeError):
-    """An allocator broke the contract. The message names the allocator and the rule."""
+@dataclass(frozen=True)
+class Provenance:
+    """Where a method comes from, and what its implementation here was held against.
+
+    `paper` is an arXiv id, "2507.04632". `code` is "owner/name@commit", with seven digits of the commit, or
+    "" where its authors released none; `file` names the files read there. `licence` is that of the code, ""
+    where it states none. `note` says in a sentence what is different here on purpose.
+    """
+
+    paper: str = ""
+    code: str = ""
+    file: str = ""
+    licence: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What one training step may cost: `prompts` B groups and `rollouts` C generated rollouts."""
+    """What one training step may cost: `prompts` B groups and `rollouts` C generated rollouts.
+
+    Raises InputError where either number is out of range.
+    """
 
     prompts: int
     rollouts: int
@@ -56,36 +80,60 @@ class Budget:
 
     @property
     def group_size(self) -> float:
-        """Rollouts per prompt."""
+        """Mean number of rollouts for each prompt of a step."""
         return self.rollouts / self.prompts
 
 
 @dataclass(frozen=True)
 class Request:
-    """Please sample `counts` (R, B) rollouts of `prompts` (R, B). Count 0 asks for none."""
+    """A request for rollouts: `counts` (R, B) of `prompts` (R, B) are to be sampled; 0 asks for none."""
 
     prompts: IntArray
     counts: IntArray
+
+
+NoVerdict: TypeAlias = Literal["drop", "zero", "mask"]
+"""What becomes of a rollout that was paid for and has no verdict, where trainers differ. `drop`: it is in no
+group. `zero`: it counts as a failure. `mask`: it counts as a failure in the group's mean and standard
+deviation, but has no gradient of its own.
+"""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What came back: `successes` (R, B) among `counts` (R, B) rollouts of `prompts` (R, B)."""
+    """Outcomes of rollouts: `successes` (R, B) among `counts` (R, B) rollouts of `prompts` (R, B).
+
+    `lost` (R, B) are further rollouts that were paid for and have no verdict: they came too late, broke off,
+    or the verifier failed. They are in no group. None where every rollout has a verdict.
+    """
 
     prompts: IntArray
     counts: IntArray
     successes: IntArray
+    lost: IntArray | None = None
 
     @classmethod
     def none(cls, prompts: IntArray) -> Outcomes:
-        """No rollouts yet."""
+        """The outcomes of no rollouts at all: `prompts` (R, B) with counts and successes of 0."""
         return cls(prompts, np.zeros_like(prompts), np.zeros_like(prompts))
 
+    @property
+    def generated(self) -> IntArray:
+        """Everything that was paid for (R, B): rollouts with a verdict, and the lost ones."""
+        return self.counts if self.lost is None else self.counts + self.lost
+
+    def __getitem__(self, part: tuple[slice, slice]) -> Outcomes:
+        """The outcomes of some replicates and columns: `outcomes[rows, columns]`."""
+        lost = None if self.lost is None else self.lost[part]
+        return Outcomes(self.prompts[part], self.counts[part], self.successes[part], lost)
+
     def __add__(self, other: Outcomes) -> Outcomes:
-        """Two stages of the same prompts, summed."""
+        """Sum two stages of the same prompts."""
         if not np.array_equal(self.prompts, other.prompts):
             raise ValueError("outcomes of different prompts cannot be added; see Outcomes.merged")
-        return Outcomes(self.prompts, self.counts + other.counts, self.successes + other.successes)
+        parts = [part.lost for part in (self, other) if part.lost is not None]
+        lost = sum(parts[1:], start=parts[0]) if parts else None
+        return Outcomes(self.prompts, self.counts + other.counts, self.successes + other.successes, lost)
 
     @classmethod
     def merged(cls, parts: Sequence[Outcomes]) -> Outcomes:
@@ -101,6 +149,7 @@ class Outcomes:
         prompts = np.concatenate([part.prompts for part in parts], axis=1)
         counts = np.concatenate([part.counts for part in parts], axis=1)
         successes = np.concatenate([part.successes for part in parts], axis=1)
+        lost = np.concatenate([part.generated - part.counts for part in parts], axis=1)
         rows, columns = np.nonzero(prompts >= 0)
         width = int(prompts.max(initial=0)) + 1
         keys, inverse = np.unique(rows * width + prompts[rows, columns], return_inverse=True)
@@ -108,17 +157,19 @@ class Outcomes:
         starts = np.searchsorted(key_rows, np.arange(len(prompts)))
         places = np.arange(len(keys)) - starts[key_rows]
         shape = (len(prompts), int(places.max(initial=-1)) + 1)
-        result = cls(np.full(shape, -1), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-        result.prompts[key_rows, places] = keys % width
-        np.add.at(result.counts, (rows, places[inverse]), counts[rows, columns])
-        np.add.at(result.successes, (rows, places[inverse]), successes[rows, columns])
-        return result
+        sums = np.zeros((3, *shape), dtype=np.int64)
+        for total, values in zip(sums, (counts, successes, lost), strict=True):
+            np.add.at(total, (rows, places[inverse]), values[rows, columns])
+        merged_prompts = np.full(shape, -1)
+        merged_prompts[key_rows, places] = keys % width
+        return cls(merged_prompts, sums[0], sums[1], sums[2] if lost.any() else None)
 
 
 ReuseOption: TypeAlias = Literal["replay", "I", "II"]
-"""How a stored success enters a later update (AR3PO). `replay`: with the importance ratio to the policy
-that generated it. `I`: its probabilities recomputed under the current policy, so the ratio is 1. `II`:
-only in the group's mean and standard deviation; no gradient of its own."""
+"""How a stored success enters a later update (AR3PO). `replay` weighs it with the importance ratio to the
+policy that generated it. `I` recomputes its probabilities under the current policy, so that the ratio is
+1. `II` lets it enter the group's mean and standard deviation only, without a gradient of its own.
+"""
 
 
 @dataclass(frozen=True)
@@ -198,7 +249,7 @@ class PromptStream:
         self._length = np.zeros(replicates, dtype=np.int64)
 
     def draw(self, count: int, where: BoolArray | None = None) -> IntArray:
-        """The next `count` prompts of each replicate, (R, count).
+        """Draw the next `count` prompts of each replicate, (R, count).
 
         Replicates outside `where` (R,) draw nothing and get -1. So do the last places of a replicate
         that has fewer than `count` prompts left in its pool.
@@ -227,7 +278,8 @@ class PromptStream:
         retired = rows, prompts[rows, columns]
         self._retired[retired] = True
         if self._stale:
-            self._place, self._stale = np.argsort(self._order, axis=1), False
+            np.put_along_axis(self._place, self._order, np.arange(self.pool_size)[None], axis=1)
+            self._stale = False
         ahead = self._place[retired] >= self._position[rows]  # most were drawn before they are retired
         here = np.zeros(self.replicates, dtype=bool)
         here[rows[ahead]] = True
@@ -238,7 +290,7 @@ class PromptStream:
             self._compact(left, here)
 
     def state_dict(self) -> State:
-        """All that a resumed run needs."""
+        """Everything that a resumed run needs to draw the same prompts, as arrays."""
         return {
             "epoch": self.epoch.copy(),
             "drawn": self.drawn.copy(),
@@ -258,12 +310,16 @@ class PromptStream:
         self._length = state["length"].copy()
         self._stale = True
 
+    def shuffled(self, epoch: int, replicate: int) -> IntArray:
+        """All prompts in the order (Q,) of an epoch of a replicate, which depends on nothing else."""
+        key = (*self._seed.spawn_key, epoch, replicate)
+        seed = np.random.SeedSequence(self._seed.entropy, spawn_key=key)
+        return np.random.default_rng(seed).permutation(self.pool_size)
+
     def _start_epoch(self, rows: BoolArray) -> None:
         self.epoch[rows] += 1
         for r in np.flatnonzero(rows):  # few at a time, and rarely: epochs turn when they end
-            key = (*self._seed.spawn_key, int(self.epoch[r]), int(r))
-            seed = np.random.SeedSequence(self._seed.entropy, spawn_key=key)
-            self._order[r] = np.random.default_rng(seed).permutation(self.pool_size)
+            self._order[r] = self.shuffled(int(self.epoch[r]), int(r))
         if self._retired.any():
             self._compact(~np.take_along_axis(self._retired[rows], self._order[rows], axis=1), rows)
         else:
@@ -273,7 +329,9 @@ class PromptStream:
         """Move the kept prompts of each row to its front, in their order, and start there."""
         order = self._order[rows]
         if not keep.all():
-            order = np.take_along_axis(order, np.argsort(~keep, axis=1, kind="stable"), axis=1)
+            kept = np.cumsum(keep, axis=1)
+            to = np.where(keep, kept - 1, kept[:, -1:] + np.arange(self.pool_size) - kept)
+            np.put_along_axis(order, np.asarray(to, dtype=np.int64), order.copy(), axis=1)
         self._order[rows], self._stale = order, True
         self._length[rows] = keep.sum(axis=1)
         self._position[rows] = 0
@@ -284,10 +342,27 @@ class Estimator(ABC):
 
     minimum: ClassVar[int]
     """The smallest n at which the rule is defined; a smaller group contributes nothing."""
+    provenance: ClassVar[Provenance | None] = None
+    """Paper and code that the rule was held against; None where it is nobody's but one's own."""
 
     @abstractmethod
     def advantages(self, n: FloatArray, k: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Advantages of successes and of failures, shaped as `n` and `k` broadcast; n >= minimum."""
+
+    def of_rewards(self, rewards: FloatArray, counts: FloatArray) -> FloatArray:
+        """Advantages (..., L) of any `rewards` (L,), in groups that have `counts` (..., L) members with each.
+
+        Groups have `minimum` members or more. On rewards of 0 and 1 this is `advantages`, which is all that
+        an estimator needs to have: for other rewards those without a rule of their own raise InputError.
+        """
+        other = ~np.isin(rewards, (0.0, 1.0))
+        if other.any():
+            raise InputError(
+                f"estimator {type(self).__name__} has a rule for rewards of 0 and 1 only, not for "
+                f"{rewards[other][0]:g}: give it a method of_rewards"
+            )
+        plus, minus = self.advantages(counts.sum(axis=-1), (counts * rewards).sum(axis=-1))
+        return np.where(rewards > 0, plus[..., None], minus[..., None])
 
 
 @dataclass(frozen=True)
@@ -309,7 +384,7 @@ class Setting:
     success_probability: Callable[[IntArray], FloatArray] | None = None
 
     def split(self) -> list[Setting]:
-        """One setting for each replicate, for allocators that are not vectorised."""
+        """Settings of one replicate each, for allocators that are not vectorised."""
         return [
             replace(
                 self,
@@ -336,6 +411,11 @@ class Setting:
 class Predictor(ABC):
     """A belief about the success probability of every prompt, learned from outcomes."""
 
+    knows_truth: ClassVar[bool] = False
+    """True: it is told the true success probabilities, so it is an upper bound and no method."""
+    provenance: ClassVar[Provenance | None] = None
+    """Paper and code that the predictor was held against; None where it is nobody's but one's own."""
+
     def begin(self, setting: Setting) -> None:
         """Start afresh in this setting. Called once, before anything else."""
         self.setting = setting
@@ -348,7 +428,7 @@ class Predictor(ABC):
         """Learn from one step's outcomes, each prompt at most once in a replicate."""
 
     def state_dict(self) -> State:
-        """All that was learned, as arrays."""
+        """Everything that was learned, as arrays."""
         return {}
 
     def load_state_dict(self, state: State) -> None:  # noqa: B027
@@ -362,15 +442,35 @@ class Allocator(ABC):
     """Decides, for one training step, which prompts get how many rollouts and what is trained on."""
 
     hard_budget: ClassVar[bool] = True
-    """Whether a step never generates more than `budget.rollouts`. The loop holds it to this."""
+    """Whether a step never generates more than `budget.rollouts`. The loop holds the allocator to this."""
     vectorised: ClassVar[bool] = True
-    """False: the loop makes one copy for each replicate, and each always sees R = 1."""
+    """Whether one object serves R replicates; if not, the loop makes a copy for each, which sees R = 1."""
     one_shot: ClassVar[bool] = False
-    """True: counts and weights are fixed before this step's rewards, and every rollout is trained on."""
+    """Whether counts and weights are fixed before the step's rewards, and every rollout is trained on."""
+    staged: ClassVar[bool] = False
+    """Whether a step may ask for rollouts more than once, having seen the rewards of what it asked before."""
+    chooses_prompts: ClassVar[bool] = False
+    """Whether a step may train on other prompts than the next `budget.prompts` of the stream, or on fewer."""
+    unbiased: ClassVar[bool] = False
+    """Whether the expected gradient of a step is that of equal groups (`rloo`, mean over prompts).
+    It is where counts do not depend on the step's rewards and no prompt gets fewer than 2.
+    """
+    discards: ClassVar[tuple[str, ...]] = ()
+    """Names under which `Groups.discarded` bills rollouts that are generated and never trained on."""
+    goal: ClassVar[str] = ""
+    """What its counts or choices are to achieve, in a few words for a table: "least gradient variance"."""
+    provenance: ClassVar[Provenance | None] = None
+    """Paper and code that the method was held against; None where it is nobody's but one's own."""
+    control: ClassVar[bool] = False
+    """Whether nobody proposes to use it: it only shows what a part of other methods does."""
+    variants: ClassVar[tuple[str, ...]] = ("",)
+    """Parameters with which `--allocators all` runs it, one text a spec: "" is the name alone."""
+    knows_truth: ClassVar[bool] = False
+    """Whether it calls `setting.success_probability` itself, so that it is an upper bound and no method."""
 
     @property
     def reusable(self) -> int:
-        """How many of a prompt's newest successes it may reuse: so many does a real run keep."""
+        """How many of a prompt's newest successes the allocator may reuse. A real run keeps so many."""
         return 0
 
     def begin(self, setting: Setting) -> None:
@@ -379,155 +479,26 @@ class Allocator(ABC):
 
     @abstractmethod
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
-        """One training step: yields Requests, is sent Outcomes, returns Groups."""
+        """Plan one training step: a generator that yields Requests, is sent Outcomes, and returns Groups.
+
+        An environment may deliver fewer rollouts than were asked for: what came is in `Outcomes.counts`.
+        The loop raises ProtocolError for a step that has not ended after `MOST_STAGES` requests, or after
+        `MOST_EMPTY_STAGES` in a row that ask for no rollout.
+        """
+
+    def holding(self) -> Outcomes | None:
+        """Rollouts (R, W) of earlier steps that a later one may still train on, asked between two steps.
+
+        Whoever keeps the responses can free all others. None: all that no update has used, unless given up.
+        """
+        return None
 
     def observe(self, outcomes: Outcomes) -> None:  # noqa: B027 - most allocators learn nothing
         """Learn from rollouts: this step's, after it ended, or earlier ones made by somebody else."""
 
     def state_dict(self) -> State:
-        """All that is remembered between steps, as arrays keyed by prompt id."""
+        """Everything that is remembered between steps, as arrays keyed by prompt id."""
         return {}
 
     def load_state_dict(self, state: State) -> None:  # noqa: B027
         """Continue where `state_dict` was taken; `begin` was called before."""
-
-
-@dataclass
-class Ledger:
-    """What was generated and what became of it, counted by the environment: it alone knows the bill.
-
-    Totals (R,): `generated` rollouts, `trained` ones, `discarded` ones by name, `stages` (rounds of
-    generation) and `prompts` (that got at least one rollout in a stage). `step_generated` (R,) is this
-    step's, `step_outcomes` its stages. `held_successes` and `held_failures` (R, Q) are rollouts that no
-    update has used yet, discarded or not; `solved` (R, Q) says which prompts ever had a success.
-    """
-
-    replicates: int
-    pool_size: int
-    generated: IntArray = field(init=False)
-    trained: IntArray = field(init=False)
-    stages: IntArray = field(init=False)
-    prompts: IntArray = field(init=False)
-    step_generated: IntArray = field(init=False)
-    held_successes: IntArray = field(init=False)
-    held_failures: IntArray = field(init=False)
-    solved: BoolArray = field(init=False)
-    discarded: dict[str, IntArray] = field(init=False, default_factory=dict)
-    step_outcomes: list[Outcomes] = field(init=False, default_factory=list)
-    _merged: Outcomes | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self.generated, self.trained, self.stages, self.prompts, self.step_generated = (
-            np.zeros(self.replicates, dtype=np.int64) for _ in range(5)
-        )
-        self.held_successes, self.held_failures = (
-            np.zeros((self.replicates, self.pool_size), dtype=np.int64) for _ in range(2)
-        )
-        self.solved = np.zeros((self.replicates, self.pool_size), dtype=bool)
-
-    @property
-    def held(self) -> IntArray:
-        """Rollouts (R,) neither trained on nor given up: still in some buffer."""
-        given_up = sum(self.discarded.values(), start=np.zeros_like(self.generated))
-        return self.generated - self.trained - given_up
-
-    @property
-    def step_merged(self) -> Outcomes | None:
-        """All that this step generated, stages merged; None where it generated nothing."""
-        if self._merged is None and self.step_outcomes:
-            self._merged = Outcomes.merged(self.step_outcomes)
-        return self._merged
-
-    def state_dict(self) -> State:
-        """All totals, between two steps."""
-        names = "generated", "trained", "stages", "prompts", "held_successes", "held_failures", "solved"
-        return {name: getattr(self, name) for name in names} | {"discarded": dict(self.discarded)}
-
-    def load_state_dict(self, state: State) -> None:
-        """Continue where `state_dict` was taken."""
-        for name, value in state.items():
-            setattr(self, name, value)
-
-    def open_step(self) -> None:
-        """A new training step begins."""
-        self.step_generated = np.zeros(self.replicates, dtype=np.int64)
-        self.step_outcomes, self._merged = [], None
-
-    def record(self, outcomes: Outcomes) -> None:
-        """One stage was generated."""
-        spent = outcomes.counts.sum(axis=1)
-        self.generated += spent
-        self.step_generated += spent
-        self.step_outcomes.append(outcomes)
-        self._merged = None
-        self.stages += spent > 0
-        asked = outcomes.counts > 0
-        self.prompts += asked.sum(axis=1)
-        place, here = self._places(outcomes.prompts, asked)
-        successes = outcomes.successes.ravel()[here]
-        np.add.at(self.held_successes.ravel(), place, successes)
-        np.add.at(self.held_failures.ravel(), place, outcomes.counts.ravel()[here] - successes)
-        self.solved.ravel()[place[successes > 0]] = True
-
-    def _places(self, prompts: IntArray, where: BoolArray) -> tuple[IntArray, Any]:
-        """Where prompts (R, B) lie in a flattened (R, Q) array, and in (R, B) themselves."""
-        place = (prompts + self.pool_size * np.arange(self.replicates)[:, None]).ravel()
-        here = slice(None) if where.all() else np.flatnonzero(where)
-        return place[here], here
-
-    def use(self, groups: Groups) -> None:
-        """These rollouts enter the update. Raises ValueError, changing nothing, if they are not there."""
-        present = groups.prompts >= 0
-        place, here = self._places(groups.prompts, present)
-        if groups.reused is not None:
-            unknown = (groups.reused.counts.ravel()[here] > 0) & ~self.solved.ravel()[place]
-            if unknown.any():
-                r, q = divmod(int(place[np.argmax(unknown)]), self.pool_size)
-                raise ValueError(f"reuses a success of prompt {q} in replicate {r}, which had none")
-        takings = [
-            ("successes", self.held_successes.ravel(), groups.successes.ravel()[here]),
-            ("failures", self.held_failures.ravel(), groups.failures.ravel()[here]),
-        ]
-        for _, held, taken in takings:
-            np.subtract.at(held, place, taken)
-        for name, held, _ in takings:
-            short = np.flatnonzero(held[place] < 0)
-            if len(short):
-                lacking = -held[place[short[0]]]
-                for _, other, taken in takings:
-                    np.add.at(other, place, taken)
-                r, q = divmod(int(place[short[0]]), self.pool_size)
-                there = held[place[short[0]]]
-                raise ValueError(
-                    f"keeps {there + lacking} {name} of prompt {q} in replicate {r}, "
-                    f"of which {there} were sampled"
-                )
-        self.trained += np.where(present, groups.counts, 0).sum(axis=1)
-        for name, given_up in groups.discarded.items():
-            self.discarded[name] = self.discarded.get(name, 0) + given_up
-        if (self.held < 0).any():
-            r = int(np.argmin(self.held))
-            raise ValueError(f"gives up {-self.held[r]} rollouts more than it holds in replicate {r}")
-
-
-class Environment(ABC):
-    """Where rollouts come from and updates go to: a simulator or a language model in training."""
-
-    def __init__(self, setting: Setting, stream: PromptStream) -> None:
-        self.setting = setting
-        self.stream = stream
-        self.ledger = Ledger(setting.replicates, setting.pool_size)
-
-    def rollout(self, request: Request) -> Outcomes:
-        """Generate and verify, and write the bill."""
-        outcomes = self.generate(request)
-        self.ledger.record(outcomes)
-        return outcomes
-
-    @abstractmethod
-    def generate(self, request: Request) -> Outcomes:
-        """Sample and verify `request.counts` rollouts of each prompt."""
-
-    @abstractmethod
-    def update(self, groups: Groups) -> dict[str, FloatArray]:
-        """One policy-gradient step on `groups`; returns what was measured, each (R,) or (R, m)."""

@@ -21,13 +21,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
+from rolloutbench.files import Schema, parse_json, write_whole
 from rolloutbench.protocol import BoolArray, FeatureArray, InputError, IntArray
 from rolloutbench.registry import nearest
 
@@ -46,9 +48,17 @@ _SCALARS = {
 """Columns of one number a row: their fields and types."""
 
 
+class _BankFacts(Schema):
+    """What stands in the metadata of a bank: the power of two, the other file's checksum, a description."""
+
+    scale: Annotated[int, Field(ge=-1000, le=1000)]
+    prompts: str | None
+    about: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class ScoreBank:
-    """N rollouts with their scores.
+    """The scores of N rollouts of one model, with what is known of each rollout.
 
     `prompts` (N,): ids in a pool. `steps` (N,): training steps after which they were sampled. `rewards`
     (N,): 0 or 1. `raw` (N,): what the verifier said. `norms` (N,): lengths of the scores. `lengths` (N,):
@@ -70,12 +80,12 @@ class ScoreBank:
         return len(self.prompts)
 
     def __getitem__(self, rows: IntArray | BoolArray) -> ScoreBank:
-        """These rollouts; features and description stay."""
+        """Select rollouts by index or mask; features and description stay."""
         chosen = {entry.name: getattr(self, entry.name)[rows] for entry in fields(self)[:7]}
         return replace(self, **chosen)
 
     def at(self, step: int) -> ScoreBank:
-        """The rollouts of one step. Raises InputError where there are none."""
+        """Select the rollouts of one step. Raises InputError where there are none."""
         here = self.steps == step
         if not here.any():
             known = ", ".join(map(str, np.unique(self.steps)))
@@ -100,7 +110,7 @@ def write_bank(bank: ScoreBank, directory: Path, known: Mapping[str, Any] | None
     if prompts is not None:
         content = _parquet(prompts)
         checksum = hashlib.sha256(content).hexdigest()
-        _write_whole(directory / PROMPTS, content)
+        write_whole(directory / PROMPTS, content)
     largest = float(np.abs(bank.sketches).max(initial=0.0))
     mantissa, exponent = np.frexp(largest)
     exponent = int(exponent + np.frexp(np.float16(mantissa))[1]) - _TOP  # 0.9999 is stored as 1
@@ -109,11 +119,11 @@ def write_bank(bank: ScoreBank, directory: Path, known: Mapping[str, Any] | None
     columns["sketch"] = _lists(halves)
     about = json.dumps({"scale": exponent, "prompts": checksum, "about": bank.about}, allow_nan=False)
     table = pa.table(columns).replace_schema_metadata({_METADATA: about.encode()})
-    _write_whole(directory / BANK, _parquet(table))
+    write_whole(directory / BANK, _parquet(table))
 
 
 def read_bank(path: Path) -> ScoreBank:
-    """The bank in a directory, or of a `bank.parquet`.
+    """Read the bank in a directory, or of a `bank.parquet`.
 
     Raises InputError where there is none, where it is damaged, and where a column is missing or has a
     value that it cannot have.
@@ -122,10 +132,10 @@ def read_bank(path: Path) -> ScoreBank:
     path = path / BANK if os.path.isdir(path) else path
     table = _read(path)
     try:
-        said = json.loads((table.schema.metadata or {})[_METADATA])
-        exponent, checksum, about = int(said["scale"]), said["prompts"], dict(said["about"])
-    except (KeyError, TypeError, ValueError):
+        said = parse_json((table.schema.metadata or {})[_METADATA], _BankFacts, str(path))
+    except KeyError:
         raise InputError(f"{path}: is no score bank: its metadata lack '{_METADATA.decode()}'") from None
+    exponent, checksum, about = said.scale, said.prompts, said.about
     found = {at: _numbers(table, name, path) for name, (at, _) in _SCALARS.items()}
     sketches = np.ldexp(_matrix(table, "sketch", path).astype(np.float32), exponent)
     features = None
@@ -144,7 +154,7 @@ def read_bank(path: Path) -> ScoreBank:
 
 
 def _fault(bank: ScoreBank) -> str | None:
-    """What is wrong with a bank, in one line."""
+    """What is wrong with a bank, in one line; None where nothing is."""
     rows = len(bank.prompts)
     if not rows:
         return "holds no rollouts"
@@ -195,15 +205,6 @@ def _parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> pa.Table:

@@ -23,25 +23,25 @@ class Optimizer(ABC):
 
     @abstractmethod
     def start(self, shape: tuple[int, ...]) -> Memory:
-        """What is remembered before the first step, for parameters of this shape."""
+        """Memory before the first step, for parameters of this shape."""
 
     @abstractmethod
     def direction(self, gradient: FloatArray, memory: Memory) -> tuple[FloatArray, Memory]:
-        """Where to go, and what is remembered then."""
+        """Direction of the step, shaped as the gradient, and the memory after it."""
 
 
 @dataclass(config=PARAMETERS, frozen=True)
 class SGD(Optimizer):
-    """The gradient itself, with momentum where asked for: m <- momentum m + g."""
+    """Stochastic gradient descent, with momentum where asked for: m <- momentum m + g."""
 
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def start(self, shape: tuple[int, ...]) -> Memory:
-        """No velocity."""
+        """Memory before the first step: a velocity of 0."""
         return (np.zeros(shape),)
 
     def direction(self, gradient: FloatArray, memory: Memory) -> tuple[FloatArray, Memory]:
-        """The velocity."""
+        """The velocity, which is also the memory."""
         velocity = self.momentum * memory[0] + gradient
         return velocity, (velocity,)
 
@@ -55,11 +55,11 @@ class Adam(Optimizer):
     eps: Annotated[float, Field(gt=0)] = 1e-8
 
     def start(self, shape: tuple[int, ...]) -> Memory:
-        """First and second moments, and the number of steps."""
+        """Memory before the first step: first and second moments, and the number of steps."""
         return np.zeros(shape), np.zeros(shape), np.zeros(())
 
     def direction(self, gradient: FloatArray, memory: Memory) -> tuple[FloatArray, Memory]:
-        """m / (sqrt(v) + eps), both corrected for their start at 0."""
+        """Direction m / (sqrt(v) + eps), both moments corrected for their start at 0."""
         mean, square, steps = memory
         steps = steps + 1
         mean = self.beta1 * mean + (1 - self.beta1) * gradient

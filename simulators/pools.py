@@ -8,6 +8,7 @@ may also come from elsewhere: see replay.py.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass as plain_dataclass
 from functools import cached_property
 from typing import Annotated, Self
@@ -26,30 +27,30 @@ class Difficulty(ABC):
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
-        """Independent success probabilities."""
+        """Independent success probabilities of this shape."""
 
 
 @dataclass(config=PARAMETERS, frozen=True)
 class BetaDifficulty(Difficulty):
-    """Beta(alpha, beta); u-shaped below 1."""
+    """Success probabilities from Beta(alpha, beta); u-shaped where both are below 1."""
 
     alpha: Annotated[float, Field(gt=0)] = 0.4
     beta: Annotated[float, Field(gt=0)] = 0.6
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
-        """Independent draws."""
+        """Independent draws of this shape from the Beta distribution."""
         return rng.beta(self.alpha, self.beta, size=shape)
 
 
 @dataclass(config=PARAMETERS, frozen=True)
 class LogitNormal(Difficulty):
-    """sigmoid(N(mean, std^2)): what a logistic model of skill and difficulty gives."""
+    """Success probabilities sigmoid(N(mean, std^2)), as a logistic model of skill and difficulty gives."""
 
     mean: float = 0.0
     std: Annotated[float, Field(ge=0)] = 2.0
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
-        """Independent draws."""
+        """Independent draws of this shape from the logit-normal distribution."""
         return special.expit(rng.normal(self.mean, self.std, size=shape))
 
 
@@ -63,14 +64,14 @@ class Dead(Difficulty):
     beta: Annotated[float, Field(gt=0)] = 1.0
 
     def __post_init__(self) -> None:
-        """The two shares are shares of one whole."""
+        """Raise InputError where the two shares make more than the whole."""
         if self.unsolvable + self.solved > 1:
             raise InputError(
                 f"unsolvable={self.unsolvable} and solved={self.solved}: together they are at most 1"
             )
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
-        """Independent draws."""
+        """Independent draws of this shape: 0, 1, or from the Beta distribution."""
         fate = rng.random(shape)
         alive = rng.beta(self.alpha, self.beta, size=shape)
         return np.where(fate < self.unsolvable, 0.0, np.where(fate > 1 - self.solved, 1.0, alive))
@@ -78,19 +79,28 @@ class Dead(Difficulty):
 
 @plain_dataclass(frozen=True)
 class Measured(Difficulty):
-    """Pass rates measured elsewhere, resampled; with `trials`, freed of their sampling error.
+    """Pass rates (Q,) measured elsewhere; with `trials` (Q,), freed of their sampling error.
 
     Without `trials` a rate stands for a success probability. With them, k successes in n trials are
     one look at it: a Beta prior is fitted to all prompts by maximum likelihood, and a probability is
-    drawn from the posterior of the prompt, so that 0 of 8 need not mean impossible.
+    drawn from the posterior of the prompt, so that 0 of 8 need not mean impossible. `lengths` (Q,) are
+    mean tokens of a rollout, where they were measured.
     """
 
     rates: FloatArray
     trials: FloatArray | None = None
+    lengths: FloatArray | None = None
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
         """Prompts drawn with replacement."""
-        chosen = rng.integers(len(self.rates), size=shape)
+        return self.success(rng, self.draw(rng, shape))
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> IntArray:
+        """Places of prompts, with replacement."""
+        return rng.integers(len(self.rates), size=shape)
+
+    def success(self, rng: np.random.Generator, chosen: IntArray) -> FloatArray:
+        """Success probabilities of the prompts at these places, of any shape."""
         if self.trials is None:
             return self.rates[chosen]
         alpha, beta = self.prior
@@ -99,13 +109,13 @@ class Measured(Difficulty):
 
     @cached_property
     def prior(self) -> tuple[float, float]:
-        """alpha and beta; see `fit_beta`."""
+        """Parameters alpha and beta of the prior, by `fit_beta`."""
         assert self.trials is not None
         return fit_beta(self.rates, self.trials)
 
 
 def fit_beta(rates: FloatArray, trials: FloatArray) -> tuple[float, float]:
-    """alpha and beta of the Beta-binomial that makes pass rates (Q,), each of `trials` (Q,), most likely."""
+    """Fit alpha and beta of the Beta-binomial that makes pass rates (Q,) in `trials` (Q,) most likely."""
     n = np.rint(trials)
     cells, weights = np.unique(np.stack([np.rint(rates * n), n], axis=1), axis=0, return_counts=True)
     k, n = cells.T
@@ -131,7 +141,13 @@ def _log_beta_by_moments(rates: FloatArray, trials: FloatArray) -> FloatArray:
 
 
 difficulties: Registry[Difficulty] = Registry(
-    "difficulty", {"beta": BetaDifficulty, "logit_normal": LogitNormal, "dead": Dead}
+    "difficulty",
+    {
+        "beta": BetaDifficulty,
+        "logit_normal": LogitNormal,
+        "dead": Dead,
+        "traced": "simulators.traced:TracedDifficulty",
+    },
 )
 DifficultySpec = Annotated[Difficulty, BeforeValidator(difficulties.create)]
 
@@ -155,7 +171,7 @@ class FrozenPool(ABC):
 
     @abstractmethod
     def repeated(self, times: int) -> Self:
-        """Each replicate `times` times in a row."""
+        """The pool with each replicate `times` times in a row."""
 
 
 class FrozenScenario(ABC):
@@ -169,37 +185,46 @@ class FrozenScenario(ABC):
 
     @abstractmethod
     def pool(self, rng: np.random.Generator, replicates: int, size: int) -> FrozenPool:
-        """`size` prompts for each replicate."""
+        """Draw a pool of `size` prompts for each replicate."""
 
 
 @plain_dataclass(frozen=True)
 class Pool(FrozenPool):
-    """Q prompts for each of R replicates: `success` (R, Q), `features` (R, Q, d) of unit length."""
+    """Q prompts for each of R replicates: `success` (R, Q), `features` (R, Q, d) of unit length.
+
+    `tokens` (R, Q) is the mean length of a rollout, where the prompts have lengths of their own.
+    """
 
     success: FloatArray
     features: FloatArray
+    tokens: FloatArray | None = None
 
     @property
     def seen(self) -> FeatureArray:  # type: ignore[override]
-        """The features themselves."""
+        """The features, which predictors may read."""
         return self.features
 
     def gradient(self, weights: FloatArray, prompts: IntArray | None = None) -> FloatArray:
-        """Sum of weights times features."""
+        """Sum of weights (R, B) times features of prompts (R, B), or of all prompts: (R, d)."""
         if prompts is None:
             return combine(weights, self.features)
         return combine(weights, self.features[np.arange(len(prompts))[:, None], prompts])
 
     def repeated(self, times: int) -> Pool:
         """Each replicate `times` times in a row."""
-        return Pool(np.repeat(self.success, times, axis=0), np.repeat(self.features, times, axis=0))
+        return self._each(lambda values: np.repeat(values, times, axis=0))
 
     def split(self, size: int) -> tuple[Pool, Pool]:
-        """The first `size` prompts, and the others; copies, so that prompts lie side by side."""
+        """Split off the first `size` prompts; both parts are copies, so that prompts lie side by side."""
         return (
-            Pool(self.success[:, :size].copy(), self.features[:, :size].copy()),
-            Pool(self.success[:, size:].copy(), self.features[:, size:].copy()),
+            self._each(lambda values: values[:, :size].copy()),
+            self._each(lambda values: values[:, size:].copy()),
         )
+
+    def _each(self, change: Callable[[FloatArray], FloatArray]) -> Pool:
+        """All arrays changed in the same way."""
+        tokens = None if self.tokens is None else change(self.tokens)
+        return Pool(change(self.success), change(self.features), tokens)
 
 
 def combine(weights: FloatArray, features: FloatArray) -> FloatArray:
@@ -220,9 +245,28 @@ def draw_pool(
 ) -> Pool:
     """Draw a pool for each replicate.
 
+    Success probabilities are dealt to the prompts by the rank of their ease; their distribution stays
+    exact. See `draw_features` for the rest.
+    """
+    features, ease = draw_features(rng, replicates, size, dimension, skills, predictability, conflict)
+    ranks = np.argsort(np.argsort(ease, axis=1), axis=1)
+    success = np.sort(difficulty.sample(rng, (replicates, size)), axis=1)
+    return Pool(np.take_along_axis(success, ranks, axis=1), features)
+
+
+def draw_features(
+    rng: np.random.Generator,
+    replicates: int,
+    size: int,
+    dimension: int,
+    skills: int,
+    predictability: float,
+    conflict: float = 0.0,
+) -> tuple[FloatArray, FloatArray]:
+    """Unit feature vectors (R, Q, d), and the latent ease (R, Q) of prompts that have them.
+
     A feature vector is the unit vector of its skill plus Gaussian noise of equal length, normalised.
-    Success probabilities are dealt to the prompts by the rank of a latent ease, whose variance is to
-    the share `predictability` that of a direction in feature space; their distribution stays exact.
+    The variance of the ease is to the share `predictability` that of a direction in feature space.
     With `conflict` every second skill points against the one before it: their centres' cosine is then
     about -conflict, and what is learned for one is lost for the other.
     """
@@ -240,9 +284,23 @@ def draw_pool(
     readable /= np.maximum(readable.std(axis=1, keepdims=True), 1e-12)
     ease = np.sqrt(predictability) * readable
     ease += np.sqrt(1 - predictability) * rng.standard_normal((replicates, size))
-    ranks = np.argsort(np.argsort(ease, axis=1), axis=1)
-    success = np.sort(difficulty.sample(rng, (replicates, size)), axis=1)
-    return Pool(np.take_along_axis(success, ranks, axis=1), features)
+    return features, ease
+
+
+def deal_features(
+    measured: Measured, rng: np.random.Generator, chosen: IntArray, features: FloatArray, ease: FloatArray
+) -> Pool:
+    """The measured prompts `chosen` (R, Q), in this order, with features (R, Q, d) by the rank of their ease.
+
+    Which of equally difficult prompts gets which features is chance, not their order in the file.
+    """
+    success = measured.success(rng, chosen)
+    by_success = np.lexsort((rng.random(success.shape), success), axis=1)
+    own = np.empty_like(features)
+    rows = np.arange(len(features))[:, None]
+    own[rows, by_success] = features[rows, np.argsort(ease, axis=1)]
+    tokens = None if measured.lengths is None else measured.lengths[chosen]
+    return Pool(success, own, tokens)
 
 
 def _unit(vectors: FloatArray) -> FloatArray:

@@ -8,7 +8,6 @@ been seen before, is kept apart.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,8 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from rolloutbench.loop import begin, run_step
-from rolloutbench.metrics import CALIBRATION_BINS
+from rolloutbench.cells.collectors import CALIBRATION_BINS
+from rolloutbench.environment import Environment
+from rolloutbench.loop import PerReplicate, begin, planned, run_step
 from rolloutbench.protocol import (
     Aggregation,
     Allocator,
@@ -33,33 +33,35 @@ from rolloutbench.protocol import (
     PromptStream,
     Setting,
 )
-from simulators.learning import BLOCK, LearningCell
+from simulators.learning import BLOCK, LearningCell, Purpose
 from simulators.scenarios import LearningScenario
+from simulators.traced import Traced, TracedScenario
 
 
 class Watched(Allocator):
-    """Another allocator, and predictors that look over its shoulder."""
+    """An allocator, `of`, and predictors that look over its shoulder."""
 
     vectorised: ClassVar[bool] = True
 
     def __init__(self, of: Allocator, predictors: dict[str, Predictor]) -> None:
-        self.of, self.predictors = of, predictors
+        self.of = of if of.vectorised else PerReplicate(of)
+        self.predictors = predictors
         self.hard_budget = of.hard_budget  # type: ignore[misc]
         self.judged: dict[str, dict[str, FloatArray]] = {}
 
     def begin(self, setting: Setting) -> None:
-        """All start afresh."""
+        """Start afresh, the allocator and all predictors."""
         self.setting = setting
         self.of.begin(setting)
         for predictor in self.predictors.values():
             predictor.begin(setting)
 
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
-        """The other's, after the beliefs about the prompts of its first request were judged."""
-        plan = self.of.plan(stream, budget)
-        request = next(plan)
-        self._judge(request.prompts)
+        """Plan as the allocator does, once the beliefs about its first request's prompts were judged."""
+        plan = planned(self.of, stream, budget)
         try:
+            request = next(plan)
+            self._judge(request.prompts)
             while True:
                 request = plan.send((yield request))
         except StopIteration as end:
@@ -67,7 +69,7 @@ class Watched(Allocator):
         return groups  # type: ignore[no-any-return]
 
     def observe(self, outcomes: Outcomes) -> None:
-        """All learn."""
+        """Let the allocator and all predictors learn."""
         self.of.observe(outcomes)
         for predictor in self.predictors.values():
             predictor.update(outcomes)
@@ -77,10 +79,10 @@ class Watched(Allocator):
         assert truth is not None
         p = truth(prompts)
         for name, predictor in self.predictors.items():
-            self.judged[name] = judge(predictor.predict(prompts), p, prompts >= 0)
+            self.judged[name] = score_beliefs(predictor.predict(prompts), p, prompts >= 0)
 
 
-def judge(belief: Belief, p: FloatArray, present: BoolArray) -> dict[str, FloatArray]:
+def score_beliefs(belief: Belief, p: FloatArray, present: BoolArray) -> dict[str, FloatArray]:
     """Scores (R,) of beliefs (R, B) about true chances p, over the prompts that are `present`.
 
     mae: mean |m - p|. brier and log_loss: expected over the reward of a next rollout; log_loss takes m no
@@ -123,10 +125,10 @@ def _rank_correlation(x: FloatArray, y: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class PredictionCell:
-    """One block of replicates of one scenario: a training run that all predictors watch."""
+    """A block of replicates of one scenario: a training run that all predictors watch."""
 
     scenario_name: str
-    scenario: LearningScenario
+    scenario: LearningScenario | TracedScenario
     predictors: dict[str, Predictor]
     allocator: Allocator
     estimator: Estimator
@@ -136,28 +138,46 @@ class PredictionCell:
 
     @property
     def part(self) -> tuple[str, str]:
-        """All predictors at once."""
+        """The names of the scenario and of all predictors at once."""
         return self.scenario_name, "predictors"
 
     @property
     def label(self) -> str:
-        """Scenario and block."""
+        """The name of the cell for people: scenario and block."""
         return f"{self.scenario_name} predictors block {self.block}"
 
-    def run(self) -> pd.DataFrame:
-        """One row for each predictor, replicate and step: `steps`, `epoch` and the scores of `judge`."""
-        environment, _ = LearningCell(
+    def world(self) -> Environment:
+        """The training run that is watched: a simulated one, or one that happened."""
+        cell = LearningCell(
             self.scenario_name,
-            self.scenario,
+            self.scenario,  # type: ignore[arg-type]
             "watched",
             self.allocator,
             self.estimator,
             self.aggregation,
             self.seed,
             self.block,
-        ).world()
-        watched = Watched(copy.deepcopy(self.allocator), copy.deepcopy(self.predictors))
-        begin(environment, watched)
+        )
+        if isinstance(self.scenario, LearningScenario):
+            return cell.world()[0]
+        setting = Setting(
+            self.scenario.budget,
+            self.estimator,
+            self.aggregation,
+            replicates=BLOCK,
+            pool_size=self.scenario.pool_size,
+            rng=cell.rng(Purpose.ALLOCATOR),
+            success_probability=lambda prompts: traced.success(prompts),
+        )
+        stream = PromptStream(setting.pool_size, BLOCK, cell.seed_of(Purpose.STREAM))
+        traced = Traced(setting, stream, cell.rng(Purpose.REWARDS), self.scenario.epochs)
+        return traced
+
+    def run(self) -> pd.DataFrame:
+        """Run the cell: a row for each predictor, replicate and step, with `steps`, `epoch` and scores."""
+        environment = self.world()
+        watched = begin(environment, Watched(self.allocator, self.predictors))
+        assert isinstance(watched, Watched)
         tables = []
         for step in range(1, self.scenario.steps + 1):
             run_step(environment, watched)
@@ -173,7 +193,7 @@ class PredictionCell:
 
 
 def prediction_cells(
-    scenarios: dict[str, LearningScenario],
+    scenarios: dict[str, LearningScenario | TracedScenario],
     predictors: dict[str, Predictor],
     allocator: Allocator,
     estimator: Estimator,
@@ -181,7 +201,7 @@ def prediction_cells(
     replicates: int,
     seed: int,
 ) -> list[PredictionCell]:
-    """Every scenario, in blocks that hold at least `replicates` replicates."""
+    """Cells of every scenario, in blocks that hold at least `replicates` replicates."""
     return [
         PredictionCell(name, scenario, predictors, allocator, estimator, aggregation, seed, block)
         for name, scenario in scenarios.items()

@@ -42,14 +42,14 @@ from rolloutbench.score_bank import BANK, ScoreBank, read_bank
 from simulators.pools import FrozenPool, FrozenScenario
 
 MOST_PROMPTS = 128
-"""Of a bank that each replicate takes by default."""
+"""Most prompts of a bank that each replicate takes by default."""
 NOT_IN_PATHS = "[],"
-"""What means something in a spec, and so cannot stand in the path of a bank."""
+"""Characters that mean something in a spec, and so cannot stand in the path of a bank."""
 
 
 @plain_dataclass(frozen=True)
 class RecordedPrompts:
-    """What a bank says of its Q prompts at one step.
+    """Statistics of a bank's Q prompts at one step.
 
     `success` (Q,): share of successes among a prompt's `rollouts` (Q,). `phi` (Q, D): mean score of its
     successes less that of its failures, 0 where it has only one reward. `spread` (Q, 2): variance, summed
@@ -66,7 +66,10 @@ class RecordedPrompts:
 
     @classmethod
     def of(cls, bank: ScoreBank) -> RecordedPrompts:
-        """From rollouts of one step. Raises InputError where no prompt has both rewards."""
+        """Compute the statistics from rollouts of one step.
+
+        Raises InputError where no prompt has both rewards.
+        """
         prompts, place = np.unique(bank.prompts, return_inverse=True)
         by_reward = 2 * place + (1 - bank.rewards)  # successes first
         sizes = np.bincount(by_reward, minlength=2 * len(prompts))
@@ -97,15 +100,15 @@ class RecordedPrompts:
 
     @cached_property
     def lengths(self) -> FloatArray:
-        """|phi|^2 (Q,)."""
+        """Squared lengths |phi|^2 (Q,) of the prompts' gradients."""
         squares: FloatArray = (self.phi**2).sum(axis=1)
         return squares
 
     def sampling_share(self, size: int) -> float:
-        """Which share of the true gradient's squared length is expected to be the choice of rows.
+        """Share of the true gradient's squared length that is expected to be due to the choice of rows.
 
-        With `size` prompts at random: a prompt's phi has the sampling variance of two means. A reward that
-        it has in one row only is taken to vary as its other one does.
+        It is for `size` prompts at random: a prompt's phi has the sampling variance of two means. A
+        reward that a prompt has in one row only is taken to vary as its other one does.
         """
         p = self.success
         sizes = np.rint(np.stack([p, 1 - p], axis=1) * self.rollouts[:, None])
@@ -121,8 +124,8 @@ class RecordedPrompts:
 
 
 @lru_cache(maxsize=4)
-def recorded(path: Path, digest: str, step: int | None) -> RecordedPrompts:
-    """A bank's prompts at a step, by default its first; read once in a process.
+def read_prompts(path: Path, digest: str, step: int | None) -> RecordedPrompts:
+    """Read a bank's prompts at a step, by default its first; once in a process.
 
     Raises InputError where the file is no bank, has no such step, or is another than the digest says.
     """
@@ -136,7 +139,10 @@ def recorded(path: Path, digest: str, step: int | None) -> RecordedPrompts:
 
 
 def file_digest(path: Path) -> str:
-    """Of a file's content. The bank's own names its prompts' file, so it covers both."""
+    """Hash a file's content. A bank's file names its prompts' file, so the hash covers both.
+
+    Raises InputError where the file is missing or cannot be read.
+    """
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file")
     try:
@@ -148,29 +154,29 @@ def file_digest(path: Path) -> str:
 
 @plain_dataclass(frozen=True)
 class RecordedPool(FrozenPool):
-    """The prompts `chosen` (R, Q) of a bank."""
+    """The pool of the prompts `chosen` (R, Q) of a bank."""
 
     bank: RecordedPrompts
     chosen: IntArray
 
     @cached_property
     def success(self) -> FloatArray:  # type: ignore[override]
-        """Shares of successes."""
+        """Shares of successes among the recorded rollouts (R, Q)."""
         return self.bank.success[self.chosen]
 
     @cached_property
     def lengths(self) -> FloatArray:  # type: ignore[override]
-        """|phi|^2."""
+        """Squared lengths |phi|^2 of the prompts' gradients (R, Q)."""
         return self.bank.lengths[self.chosen]
 
     @cached_property
     def spread(self) -> FloatArray:  # type: ignore[override]
-        """Variances within successes and failures."""
+        """Variances of scores within successes and within failures (R, Q, 2)."""
         return self.bank.spread[self.chosen]
 
     @property
     def seen(self) -> FeatureArray | None:  # type: ignore[override]
-        """The features that were recorded."""
+        """The recorded features, which predictors may read; None where there are none."""
         return None if self.bank.features is None else self.bank.features[self.chosen]
 
     def gradient(self, weights: FloatArray, prompts: IntArray | None = None) -> FloatArray:
@@ -184,13 +190,13 @@ class RecordedPool(FrozenPool):
         return summed
 
     def repeated(self, times: int) -> RecordedPool:
-        """Each replicate `times` times in a row."""
+        """The pool with each replicate `times` times in a row."""
         return RecordedPool(self.bank, np.repeat(self.chosen, times, axis=0))
 
 
 @dataclass(config=PARAMETERS, frozen=True)
 class ReplayScenario(FrozenScenario):
-    """One step on rollouts recorded from a real model; `replay:PATH` is short for `replay[bank=PATH]`.
+    """A step on rollouts recorded from a real model; `replay:PATH` is short for `replay[bank=PATH]`.
 
     `bank`: a `bank.parquet` or its directory. `step`: at which it was recorded, by default the first.
     `prompts`: how many each replicate takes at random, each once; by default 128 or all. Intervals are
@@ -227,10 +233,10 @@ class ReplayScenario(FrozenScenario):
 
     @property
     def recorded(self) -> RecordedPrompts:
-        """What the bank says. Raises InputError where none is named."""
+        """Statistics of the bank's prompts. Raises InputError where no bank is named."""
         if self.bank is None:
             raise InputError("scenario 'replay' needs a score bank: replay:PATH")
-        return recorded(self.bank, self.digest, self.step)
+        return read_prompts(self.bank, self.digest, self.step)
 
     def check(self, size: int | None) -> None:
         """Raise InputError where the bank has fewer prompts than a replicate takes."""
@@ -239,14 +245,14 @@ class ReplayScenario(FrozenScenario):
             raise InputError(f"prompts={size}: {self.bank} has {available}")
 
     def pool(self, rng: np.random.Generator, replicates: int, size: int) -> RecordedPool:
-        """`size` prompts of the bank for each replicate, each prompt at most once."""
+        """Draw `size` prompts of the bank for each replicate, each prompt at most once."""
         bank = self.recorded
         order = rng.permuted(np.tile(np.arange(len(bank.success)), (replicates, 1)), axis=1)
         return RecordedPool(bank, np.ascontiguousarray(order[:, :size]))
 
     @property
     def name(self) -> str:
-        """What results call it, wherever the file lies: of its directory, with what is not the default."""
+        """The name in results, wherever the file lies: its directory's, with what is not the default."""
         if self.bank is None:
             return "replay"
         label = self.bank.parent.name if self.bank.name == BANK else self.bank.stem
@@ -254,7 +260,7 @@ class ReplayScenario(FrozenScenario):
 
     @property
     def spec(self) -> str:
-        """What makes it again, from anywhere."""
+        """The spec that makes the scenario again, from anywhere."""
         return f"replay[{','.join(filter(None, [f'bank={self.bank}', self._parameters()]))}]"
 
     def _parameters(self) -> str:
@@ -264,7 +270,7 @@ class ReplayScenario(FrozenScenario):
         return ",".join(f"{key}={getattr(self, key)}" for key in named if getattr(self, key) != usual[key])
 
     def facts(self, size: int) -> dict[str, Any]:
-        """Which bank, for the record of a study with `size` prompts; JSON values."""
+        """Facts about the bank for the record of a study with `size` prompts; JSON values."""
         bank = self.recorded
         return {
             "path": str(self.bank),
@@ -279,7 +285,7 @@ class ReplayScenario(FrozenScenario):
         }
 
     def caption(self, size: int) -> str:
-        """Where the rollouts come from, in a line."""
+        """A line that says where the rollouts come from, for captions."""
         bank, facts = self.recorded, self.facts(size)
         source = " on ".join(str(bank.about[key]) for key in ("model", "task") if key in bank.about)
         each = "-".join(map(str, facts["rollouts_per_prompt"]))

@@ -19,14 +19,14 @@ from enum import IntEnum
 import numpy as np
 import pandas as pd
 
+from rolloutbench.cells.collectors import COUNT_BINS, count_metric
+from rolloutbench.environment import Environment
 from rolloutbench.estimators import moments, prompt_shares, realised
-from rolloutbench.loop import begin, run_step
-from rolloutbench.metrics import COUNT_BINS, count_metric
+from rolloutbench.loop import begin, check_trained, run_step
 from rolloutbench.protocol import (
     Aggregation,
     Allocator,
     Budget,
-    Environment,
     Estimator,
     FloatArray,
     Groups,
@@ -39,13 +39,13 @@ from rolloutbench.protocol import (
 from simulators.pools import FrozenPool, FrozenScenario
 
 BLOCK = 16
-"""Replicates of a cell. Fixed, so that results depend neither on workers nor on how many replicates."""
+"""Replicates of a cell: fixed, so that results depend neither on workers nor on how many replicates."""
 MONTE_CARLO_DRAWS = 64
-"""Steps per replicate where moments are estimated because they cannot be enumerated."""
+"""Steps per replicate by which moments are estimated where they cannot be enumerated."""
 
 
 class Purpose(IntEnum):
-    """What a random stream is for; each purpose of a block has one of its own."""
+    """What a random stream is for. Each purpose of a block has a stream of its own."""
 
     POOL = 0
     STREAM = 1
@@ -55,7 +55,7 @@ class Purpose(IntEnum):
 
 
 class Snapshot(Environment):
-    """Bernoulli prompts whose success probabilities stay as they are."""
+    """Environment of Bernoulli prompts whose success probabilities stay as they are."""
 
     def __init__(
         self, setting: Setting, stream: PromptStream, pool: FrozenPool, rng: np.random.Generator
@@ -67,14 +67,14 @@ class Snapshot(Environment):
         self._rng = rng
 
     def generate(self, request: Request) -> Outcomes:
-        """Binomial successes."""
+        """Draw binomial successes at the pool's success probabilities."""
         rows = np.arange(len(request.prompts))[:, None]
         np.add.at(self.counts, (rows, request.prompts), request.counts)
         successes = self._rng.binomial(request.counts, self.pool.success[rows, request.prompts])
         return Outcomes(request.prompts, request.counts, successes)
 
     def update(self, groups: Groups) -> dict[str, FloatArray]:
-        """Nothing is learned; the groups are kept, and the realised gradient is returned.
+        """Keep the groups and return their realised gradient; nothing is learned.
 
         `signal` (R, d): sum_i share_i x_i phi_i. `noise` (R, 1): sum_i share_i^2 noise_i, the variance
         of the rest in units of the noise ratio. `effective` and `used` (R, 1): the share of groups with
@@ -97,12 +97,12 @@ class Snapshot(Environment):
         }
 
     def true_gradient(self) -> FloatArray:
-        """Mean over the pool of p(1-p) phi, (R, d)."""
+        """True gradient: the mean over the pool of p(1-p) phi, (R, d)."""
         p = self.pool.success
         return self.pool.gradient(p * (1 - p) / p.shape[1])
 
-    def exact(self, noise_ratio: float) -> dict[str, FloatArray]:
-        """Exact moments of the last update's gradient, given its counts and weights; each (R,)."""
+    def exact_metrics(self, noise_ratio: float) -> dict[str, FloatArray]:
+        """Metrics by exact moments of the last update's gradient, given its counts and weights; each (R,)."""
         assert self.groups is not None
         groups = self.groups
         p, lengths, spread = self._of(groups.prompts)
@@ -129,8 +129,10 @@ class Snapshot(Environment):
             used=used,
         )
 
-    def sampled(self, update: dict[str, FloatArray], draws: int, noise_ratio: float) -> dict[str, FloatArray]:
-        """The same moments estimated from `draws` steps of each replicate, in consecutive rows."""
+    def sampled_metrics(
+        self, update: dict[str, FloatArray], draws: int, noise_ratio: float
+    ) -> dict[str, FloatArray]:
+        """Metrics, each (R,), estimated from `draws` steps of each replicate, which are consecutive rows."""
         signal = update["signal"].reshape(-1, draws, update["signal"].shape[1])
         noise, effective, used = (
             update[name].reshape(-1, draws).mean(axis=1) for name in ("noise", "effective", "used")
@@ -172,7 +174,7 @@ class Snapshot(Environment):
         effective: FloatArray,
         used: FloatArray,
     ) -> dict[str, FloatArray]:
-        """The metrics of rolloutbench/metrics.py from the gradient's moments.
+        """Metrics of the gradient from its moments; `analysis.metrics` describes them.
 
         mean: E g and truth: g*, both (R, d). second_moment: E|g|^2; bias: |E g - g*|^2; the others are
         what they are called; all (R,).
@@ -211,7 +213,7 @@ class Snapshot(Environment):
 
 @dataclass(frozen=True)
 class SnapshotCell:
-    """One block of replicates of one allocator in one scenario: a pure function of its fields.
+    """A block of replicates of one allocator in one scenario: a pure function of its fields.
 
     `draws` asks for Monte-Carlo moments from that many steps; None for exact ones where possible.
     """
@@ -229,16 +231,16 @@ class SnapshotCell:
 
     @property
     def part(self) -> tuple[str, str]:
-        """Scenario and allocator."""
+        """The names of scenario and allocator."""
         return self.scenario_name, self.allocator_name
 
     @property
     def label(self) -> str:
-        """Scenario, allocator and block."""
+        """The name of the cell for people: scenario, allocator and block."""
         return f"{self.scenario_name} {self.allocator_name} block {self.block}"
 
     def run(self) -> pd.DataFrame:
-        """Long form: scenario, allocator, replicate, metric, value."""
+        """Run the cell; its metrics in long form: scenario, allocator, replicate, metric, value."""
         measured = self.measure()
         replicate = self.block * BLOCK + np.arange(BLOCK)
         return pd.DataFrame(
@@ -252,7 +254,7 @@ class SnapshotCell:
         )
 
     def measure(self) -> dict[str, FloatArray]:
-        """The metrics, each (BLOCK,)."""
+        """Take the step and compute its metrics by name, each (BLOCK,)."""
         exact = self.draws is None and self.allocator.one_shot
         draws = 1 if exact else self.draws or MONTE_CARLO_DRAWS
         size = self.budget.prompts
@@ -275,12 +277,13 @@ class SnapshotCell:
         for outcomes in history:
             allocator.observe(_repeated(outcomes, draws))
         update = run_step(environment, allocator).measured
+        check_trained(environment, allocator, 1)
         if exact:
-            return environment.exact(self.scenario.noise_ratio)
-        return environment.sampled(update, draws, self.scenario.noise_ratio)
+            return environment.exact_metrics(self.scenario.noise_ratio)
+        return environment.sampled_metrics(update, draws, self.scenario.noise_ratio)
 
     def _history(self, pool: FrozenPool) -> Iterator[Outcomes]:
-        """Earlier visits of every prompt, in groups of the uniform size."""
+        """Yield earlier visits of every prompt, in groups of the uniform size."""
         rng = self._rng(Purpose.HISTORY)
         prompts = np.tile(np.arange(pool.success.shape[1]), (len(pool.success), 1))
         counts = np.full(prompts.shape, int(self.budget.group_size))
@@ -295,7 +298,7 @@ class SnapshotCell:
 
 
 def _repeated(outcomes: Outcomes, times: int) -> Outcomes:
-    """Each replicate's outcomes `times` times in a row."""
+    """Outcomes with each replicate `times` times in a row."""
     return replace(
         outcomes,
         prompts=np.repeat(outcomes.prompts, times, axis=0),
@@ -314,7 +317,7 @@ def snapshot_cells(
     seed: int,
     draws: int | None = None,
 ) -> list[SnapshotCell]:
-    """Every allocator in every scenario, in blocks that hold at least `replicates` replicates."""
+    """Cells of every allocator in every scenario, in blocks that hold at least `replicates` replicates."""
     blocks = -(-replicates // BLOCK)
     return [
         SnapshotCell(

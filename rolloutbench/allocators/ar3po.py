@@ -35,6 +35,7 @@ from rolloutbench.protocol import (
     Outcomes,
     Plan,
     PromptStream,
+    Provenance,
     Request,
     Reuse,
     ReuseOption,
@@ -48,6 +49,16 @@ from rolloutbench.registry import PARAMETERS
 class AR3PO(Allocator):
     """Further rollouts only for prompts not solved yet; stored successes for those never solved today."""
 
+    staged: ClassVar[bool] = True
+    discards: ClassVar[tuple[str, ...]] = ("unselected",)
+    goal: ClassVar[str] = "a first success"
+    provenance: ClassVar[Provenance | None] = Provenance(
+        paper="2509.25808",
+        note="no code was released: stages, buffer and weights follow summaries of the paper",
+    )
+
+    variants: ClassVar[tuple[str, ...]] = ("", "reuse=none", "reuse=I")
+
     hard_budget: ClassVar[bool] = False
 
     stages: Annotated[int, Field(ge=1)] = 2
@@ -56,9 +67,14 @@ class AR3PO(Allocator):
     capacity: Annotated[int, Field(ge=1, le=1024)] = 4
     max_age: Annotated[int, Field(ge=1)] | None = None
 
+    def __post_init__(self) -> None:
+        """Without reuse no failure gives way to a stored success, and nothing is given up."""
+        if self.reuse is None:
+            self.discards = ()  # type: ignore[misc]
+
     @property
     def reusable(self) -> int:
-        """`capacity`, where it reuses."""
+        """Number of a prompt's successes that may be reused: `capacity`, or 0 where none are reused."""
         return self.capacity if self.reuse else 0
 
     def begin(self, setting: Setting) -> None:
@@ -70,7 +86,7 @@ class AR3PO(Allocator):
         self._stored = np.full(shape, -1, dtype=np.int32)
 
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
-        """S stages, then reuse."""
+        """Run up to S stages of k rollouts for the prompts not solved yet, then reuse stored successes."""
         per_stage = self.per_stage or max(int(budget.group_size) // self.stages, 1)
         prompts = stream.draw(budget.prompts)
         seen = Outcomes.none(prompts)
@@ -87,7 +103,7 @@ class AR3PO(Allocator):
         return groups
 
     def _reusing(self, groups: Groups, option: ReuseOption) -> Groups:
-        """One failure of each prompt without success gives way to a stored success, if there is one."""
+        """Groups in which a stored success takes the place of one failure of each prompt without success."""
         stored = self._stored[np.arange(len(groups.prompts))[:, None], groups.prompts]
         oldest = 0 if self.max_age is None else self._step - self.max_age
         choices = (stored >= max(oldest, 0)).sum(axis=2)
@@ -104,7 +120,7 @@ class AR3PO(Allocator):
         )
 
     def _store(self, seen: Outcomes) -> None:
-        """The new successes, in front of the older ones; what is over the capacity falls off the end."""
+        """Put the new successes in front of the older ones; what is over the capacity falls off the end."""
         rows, columns = np.nonzero(seen.successes)
         place = rows, seen.prompts[rows, columns]
         shift = np.arange(self.capacity) - seen.successes[rows, columns][:, None]
@@ -112,9 +128,9 @@ class AR3PO(Allocator):
         self._stored[place] = np.where(shift < 0, self._step, older)
 
     def state_dict(self) -> State:
-        """Steps of the stored successes (R, Q, capacity), and this step."""
+        """Steps in which stored successes (R, Q, capacity) were generated, and the number of this step."""
         return {"stored": self._stored.copy(), "step": np.array(self._step)}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from them."""
+        """Restore the stored successes and the number of the step."""
         self._stored, self._step = state["stored"].copy(), int(state["step"])

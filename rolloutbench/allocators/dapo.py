@@ -1,4 +1,5 @@
-"""DAPO's dynamic sampling (arXiv 2503.14476, sec. 3.2; code verl-recipe@48ea0a7, dapo/dapo_ray_trainer.py).
+"""DAPO's dynamic sampling (arXiv 2503.14476, sec. 3.2; code
+verl-project/verl-recipe@48ea0a7, dapo/dapo_ray_trainer.py).
 
 Over-sample, drop the prompts whose rollouts are all right or all wrong, and keep sampling until B groups
 with both rewards are there. Each round generates s B candidates with n rollouts each; s = 3 in the 32B
@@ -18,7 +19,17 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from rolloutbench.allocators.buffer import Buffer
-from rolloutbench.protocol import Allocator, Budget, Plan, PromptStream, Request, Setting, State
+from rolloutbench.protocol import (
+    Allocator,
+    Budget,
+    Outcomes,
+    Plan,
+    PromptStream,
+    Provenance,
+    Request,
+    Setting,
+    State,
+)
 from rolloutbench.registry import PARAMETERS
 
 
@@ -26,11 +37,30 @@ from rolloutbench.registry import PARAMETERS
 class DAPO(Allocator):
     """Samples until the batch is full of groups with both rewards, and drops the others."""
 
+    staged: ClassVar[bool] = True
+    chooses_prompts: ClassVar[bool] = True
+    discards: ClassVar[tuple[str, ...]] = ("filtered", "surplus")
+    goal: ClassVar[str] = "a batch of mixed groups"
+    provenance: ClassVar[Provenance | None] = Provenance(
+        paper="2503.14476",
+        code="verl-project/verl-recipe@48ea0a7",
+        file="dapo/dapo_ray_trainer.py",
+        licence="Apache-2.0",
+        note="a batch that is not full after all rounds is trained on; the code stops with an error",
+    )
+
+    variants: ClassVar[tuple[str, ...]] = ("", "oversample=1,carry=true")
+
     hard_budget: ClassVar[bool] = False
 
     oversample: Annotated[int, Field(ge=1)] = 3
     max_rounds: Annotated[int, Field(ge=1)] = 10
     carry: bool = False
+
+    def __post_init__(self) -> None:
+        """A surplus that is carried over is not given up."""
+        if self.carry:
+            self.discards = ("filtered",)  # type: ignore[misc]
 
     def begin(self, setting: Setting) -> None:
         """Start afresh: nothing is carried over."""
@@ -38,7 +68,7 @@ class DAPO(Allocator):
         self._carried = Buffer.empty(setting.replicates)
 
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
-        """Rounds until every replicate's batch is full."""
+        """Generate rounds of candidates until every replicate's batch is full."""
         batch = self._carried
         filtered = np.zeros(stream.replicates, dtype=np.int64)
         for _ in range(self.max_rounds):
@@ -58,10 +88,14 @@ class DAPO(Allocator):
             self._carried, surplus = rest, np.zeros_like(surplus)
         return trained.groups(budget.prompts, {"filtered": filtered, "surplus": surplus})
 
+    def holding(self) -> Outcomes:
+        """The rollouts of the groups carried over to the next step."""
+        return self._carried.outcomes
+
     def state_dict(self) -> State:
-        """The groups carried over."""
+        """The groups carried over to the next step."""
         return {"carried": self._carried.entries}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue with them."""
+        """Restore the groups carried over to the next step."""
         self._carried = Buffer(*state["carried"])

@@ -6,6 +6,8 @@ their mean is 0. This has the larger steps without the sampling, so it says how 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from pydantic.dataclasses import dataclass
 
@@ -18,8 +20,12 @@ from rolloutbench.registry import PARAMETERS
 class EffectiveCount(Allocator):
     """Control: equal groups, the mean taken over effective groups only."""
 
+    goal: ClassVar[str] = "larger steps alone"
+
+    control: ClassVar[bool] = True
+
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
-        """One stage; every group weighs prompts / effective groups."""
+        """Ask for one stage of equal groups; every group weighs prompts / effective groups."""
         prompts = stream.draw(budget.prompts)
         outcomes = yield Request(prompts, equal_counts(prompts, budget.rollouts))
         mixed = (outcomes.successes > 0) & (outcomes.successes < outcomes.counts)

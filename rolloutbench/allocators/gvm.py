@@ -1,4 +1,5 @@
-"""GVM: gradient variance minimisation (arXiv 2505.02391; code RLHFlow/GVM@d640a75).
+"""GVM: gradient variance minimisation (arXiv 2505.02391; code RLHFlow/GVM@d640a75,
+em/stage_2_calc_sample_size.py).
 
 At the start of an iteration every prompt of a shard gets `pilot` rollouts, which give its accept rate p
 and are not trained on. Then n_i ~ G_i / sqrt(p + alpha / p^(beta - 1)), nothing where p = 0, with the sum
@@ -6,9 +7,10 @@ of n rollouts a prompt, rounded so that the sum stays. The next steps train on t
 rates that grow old.
 
 From the code: pilot 8, alpha = 0.001, beta = 2. Its script takes 9 steps an iteration (`shard_steps`; fewer
-where the pool is smaller). G_i, the mean gradient norm of accepted rollouts, would need gradients,
-which the protocol does not have: here G_i = 1 for all. The order of the rounding was not found: here
-largest remainders. `filter_threshold` and `filter_insufficient` of its script stay unused.
+where the pool is smaller). G_i, the mean gradient norm of accepted rollouts, would need gradients, which
+the protocol does not have: here G_i = 1 for all. The code rounds to the nearest whole numbers and mends the
+sum where the rounding was worst: that is largest remainders, up to ties. `filter_threshold` and
+`filter_insufficient` of its script stay unused.
 
 The batches of a shard have unequal totals, and one in `shard_steps` pays the pilots too: the budget holds
 for the shard without its pilots, not for a step. Prompts with n_i = 0 are no part of the batch. Groups of
@@ -33,6 +35,7 @@ from rolloutbench.protocol import (
     Outcomes,
     Plan,
     PromptStream,
+    Provenance,
     Request,
     Setting,
     State,
@@ -43,6 +46,18 @@ from rolloutbench.registry import PARAMETERS
 @dataclass(config=PARAMETERS)
 class GVM(Allocator):
     """Pilots for a shard of prompts, then counts by their accept rates, more for the harder ones."""
+
+    staged: ClassVar[bool] = True
+    chooses_prompts: ClassVar[bool] = True
+    discards: ClassVar[tuple[str, ...]] = ("pilots",)
+    goal: ClassVar[str] = "least variance, log rate"
+    provenance: ClassVar[Provenance | None] = Provenance(
+        paper="2505.02391",
+        code="RLHFlow/GVM@d640a75",
+        file="em/stage_2_calc_sample_size.py",
+        licence="Apache-2.0",
+        note="gradient norms are taken to be equal; ties of the rounding go to other prompts",
+    )
 
     hard_budget: ClassVar[bool] = False
 
@@ -57,7 +72,7 @@ class GVM(Allocator):
         self._shard = np.zeros((2, setting.replicates, 0), dtype=np.int64)
 
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
-        """A new iteration where the shard is used up; then its next batch."""
+        """Begin a new iteration with pilots where the shard is used up; then train on its next batch."""
         pilots = np.zeros(stream.replicates, dtype=np.int64)
         if not (self._shard[0] >= 0).any():
             steps = max(min(self.shard_steps, stream.pool_size // budget.prompts), 1)
@@ -75,7 +90,7 @@ class GVM(Allocator):
         )
 
     def shares(self, piloted: Outcomes) -> FloatArray:
-        """What counts are proportional to (R, B): 1 / sqrt(p + alpha / p^(beta - 1)); 0 where p = 0."""
+        """Shares (R, B) that counts follow: 1 / sqrt(p + alpha / p^(beta - 1)); 0 where p = 0."""
         p = piloted.successes / np.maximum(piloted.counts, 1)
         solved = p > 0
         p = np.where(solved, p, 1.0)
@@ -83,9 +98,9 @@ class GVM(Allocator):
         return shares
 
     def state_dict(self) -> State:
-        """What is left of the shard: prompts and counts."""
+        """Prompts and counts that are left of the shard."""
         return {"shard": self._shard.copy()}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue with it."""
+        """Restore the prompts and counts that are left of the shard."""
         self._shard = state["shard"].copy()

@@ -7,11 +7,17 @@ Its bounds are not known here; those of Knapsack RL are used. No code was found.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic.dataclasses import dataclass
 
 from rolloutbench.allocators.one_shot import Predicted, best_counts
 from rolloutbench.objectives import Hit
-from rolloutbench.protocol import Budget, IntArray
+from rolloutbench.protocol import (
+    Budget,
+    IntArray,
+    Provenance,
+)
 from rolloutbench.registry import PARAMETERS
 
 
@@ -19,7 +25,13 @@ from rolloutbench.registry import PARAMETERS
 class HitUtility(Predicted):
     """Most prompts with at least one success, at the predicted success rates."""
 
+    goal: ClassVar[str] = "most prompts solved"
+    provenance: ClassVar[Provenance | None] = Provenance(
+        paper="2605.07114",
+        note="the one-shot rule at a predicted rate; no code was found, and its bounds are not known",
+    )
+
     def allocate(self, prompts: IntArray, budget: Budget) -> IntArray:
-        """predictor x objective x solver."""
+        """Counts (R, B) by predictor x objective x solver."""
         p = self.predictor.predict(prompts).mean
         return best_counts(Hit(), prompts, p, budget, *self.bounds(budget))

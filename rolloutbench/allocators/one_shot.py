@@ -37,16 +37,17 @@ from rolloutbench.solvers import Problem, solve
 
 
 class OneShot(Allocator):
-    """Draws a batch, asks once, trains on everything."""
+    """Base of allocators that draw a batch, ask for rollouts once and train on all of them."""
 
     one_shot: ClassVar[bool] = True
+    unbiased: ClassVar[bool] = True
 
     @abstractmethod
     def allocate(self, prompts: IntArray, budget: Budget) -> IntArray:
         """Counts (R, B) for prompts (R, B); 0 where the prompt is -1."""
 
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
-        """One stage."""
+        """Ask for the counts of `allocate` in one stage."""
         prompts = stream.draw(budget.prompts)
         outcomes = yield Request(prompts, self.allocate(prompts, budget))
         return Groups.all_of(outcomes)
@@ -54,7 +55,7 @@ class OneShot(Allocator):
 
 @dataclass(config=PARAMETERS)
 class Predicting(Allocator):
-    """An allocator that asks a predictor, which learns from every rollout."""
+    """Base of allocators that ask a predictor, which learns from every rollout."""
 
     predictor: PredictorSpec = "beta"  # type: ignore[assignment]
 
@@ -64,15 +65,15 @@ class Predicting(Allocator):
         self.predictor.begin(setting)
 
     def observe(self, outcomes: Outcomes) -> None:
-        """The predictor learns from every rollout."""
+        """Let the predictor learn from every rollout."""
         self.predictor.update(outcomes)
 
     def state_dict(self) -> State:
-        """The predictor's."""
+        """What the predictor learned."""
         return {"predictor": self.predictor.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        """The predictor's."""
+        """Restore what the predictor learned."""
         self.predictor.load_state_dict(state["predictor"])
 
 
@@ -89,41 +90,41 @@ class Predicted(Predicting, OneShot):
         return lower if self.lower is None else self.lower, upper if self.upper is None else self.upper
 
     def default_bounds(self, budget: Budget) -> tuple[int, int]:
-        """At least 2 and at most 128 rollouts, as Knapsack RL and CoBA-RL have it."""
+        """Bounds of a prompt's count by default: 2 and 128, as Knapsack RL and CoBA-RL have them."""
         return 2, 128
 
 
 @dataclass(config=PARAMETERS)
 class Borrowed(OneShot):
-    """An allocator that works with the counts of another, one-shot one."""
+    """Base of controls that work with the counts of another, one-shot allocator, `of`."""
 
     of: AllocatorSpec = "vip"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        """Only one-shot allocators know all counts beforehand."""
+        """Raise InputError unless `of` is one-shot: only then are all counts known beforehand."""
         if not isinstance(self.of, OneShot):
             name = type(self.of).__name__
             raise InputError(f"of={name}: {type(self).__name__} needs a one-shot allocator, which it is not")
 
     def begin(self, setting: Setting) -> None:
-        """Start afresh, the other too."""
+        """Start afresh, together with the allocator that is borrowed from."""
         self.setting = setting
         self.of.begin(setting)
 
     def observe(self, outcomes: Outcomes) -> None:
-        """The other learns from what was generated here."""
+        """Let the allocator that is borrowed from learn from what was generated here."""
         self.of.observe(outcomes)
 
     def state_dict(self) -> State:
-        """The other's."""
+        """What the allocator that is borrowed from remembers."""
         return {"of": self.of.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        """The other's."""
+        """Restore what the allocator that is borrowed from remembers."""
         self.of.load_state_dict(state["of"])
 
     def borrowed_counts(self, prompts: IntArray, budget: Budget) -> IntArray:
-        """What the other would ask for."""
+        """Counts (R, B) that the allocator that is borrowed from would ask for."""
         assert isinstance(self.of, OneShot)
         return self.of.allocate(prompts, budget)
 
@@ -157,6 +158,9 @@ def best_counts(
     upper: npt.ArrayLike,
     weights: npt.ArrayLike = 1.0,
 ) -> IntArray:
-    """The integer counts that are best for the objective if p is the truth; exact."""
+    """Integer counts (R, B) that are best for the objective if p is the truth; exact.
+
+    Raises InputError where the bounds cannot be met.
+    """
     problem = bounded_problem(objective, prompts, p, budget, lower, upper, weights)
     return np.asarray(solve(problem).counts, dtype=np.int64)

@@ -6,11 +6,17 @@ is what unequal groups cost by themselves. CERO (arXiv 2606.05606) has it as "ra
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from pydantic.dataclasses import dataclass
 
 from rolloutbench.allocators.one_shot import Borrowed
-from rolloutbench.protocol import Budget, IntArray
+from rolloutbench.protocol import (
+    Budget,
+    IntArray,
+    Provenance,
+)
 from rolloutbench.registry import PARAMETERS
 
 
@@ -18,8 +24,17 @@ from rolloutbench.registry import PARAMETERS
 class Permuted(Borrowed):
     """Control: another allocator's counts, shuffled over the batch."""
 
+    goal: ClassVar[str] = "unequal counts alone"
+    provenance: ClassVar[Provenance | None] = Provenance(
+        paper="2606.05606",
+        note="its random-matched baseline; no code was looked at",
+    )
+
+    control: ClassVar[bool] = True
+    variants: ClassVar[tuple[str, ...]] = ("of=vip",)
+
     def allocate(self, prompts: IntArray, budget: Budget) -> IntArray:
-        """The other's counts in random order, among the prompts that are there."""
+        """Borrowed counts (R, B) in random order, among the prompts that are there."""
         counts = self.borrowed_counts(prompts, budget)
         present = prompts >= 0
         keys = np.where(present, self.setting.rng.random(prompts.shape), np.inf)

@@ -1,4 +1,5 @@
-"""Pilot-Commit (arXiv 2605.26606, Algorithm 1; code databricks/pilot-commit@6def20e).
+"""Pilot-Commit (arXiv 2605.26606, Algorithm 1; code databricks/pilot-commit@6def20e,
+recipe/pc/pc_ray_trainer.py).
 
 Pilot: n_pilot rollouts of s B candidates. Prompts whose success rate lies in [p_lower, p_upper] wait in
 a buffer; those at p_solve or above are evicted for good. Commit: n_commit more rollouts of B prompts from
@@ -29,20 +30,39 @@ out refill rounds; here they are paid.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from rolloutbench.allocators.buffer import Buffer
 from rolloutbench.allocators.screening import Screening
-from rolloutbench.protocol import MOST_ROLLOUTS, BoolArray, Budget, InputError, Outcomes
+from rolloutbench.protocol import (
+    MOST_ROLLOUTS,
+    BoolArray,
+    Budget,
+    InputError,
+    IntArray,
+    Outcomes,
+    Provenance,
+)
 from rolloutbench.registry import PARAMETERS
 
 
 @dataclass(config=PARAMETERS)
 class PilotCommit(Screening):
     """A few pilots of many prompts; commits the rest to those with a success rate in a band."""
+
+    variants: ClassVar[tuple[str, ...]] = ("", "evict=false")
+    discards: ClassVar[tuple[str, ...]] = ("pilots", "expired")
+    goal: ClassVar[str] = "rates within a band"
+    provenance: ClassVar[Provenance | None] = Provenance(
+        paper="2605.26606",
+        code="databricks/pilot-commit@6def20e",
+        file="recipe/pc/pc_ray_trainer.py",
+        licence="Apache-2.0",
+        note="a batch that is not full after all rounds is trained on; the code stops with an error",
+    )
 
     clear_at_epoch_end: bool = True
     n_pilot: Annotated[int, Field(ge=1, le=MOST_ROLLOUTS)] | None = None
@@ -55,12 +75,12 @@ class PilotCommit(Screening):
     evict: bool = True
 
     def __post_init__(self) -> None:
-        """The band is not empty."""
+        """Raise InputError where the band from p_lower to p_upper is empty."""
         if self.p_lower > self.p_upper:
             raise InputError(f"p_lower={self.p_lower} is above p_upper={self.p_upper}")
 
     def phases(self, budget: Budget) -> tuple[int, int]:
-        """n_pilot and n_commit."""
+        """Rollouts of pilot and commit. Raises InputError where the pilots alone exceed the group."""
         n = int(budget.group_size)
         pilot = self.n_pilot or max(n // 4 if n > 16 else n // 2, min(n, 2))
         if self.n_commit is None and pilot > n:
@@ -68,22 +88,22 @@ class PilotCommit(Screening):
         return pilot, n - pilot if self.n_commit is None else self.n_commit
 
     def informative(self, screened: Outcomes) -> BoolArray:
-        """p_lower <= successes / n_pilot <= p_upper."""
+        """Whether a candidate (R, B) is in the band, p_lower <= successes / n_pilot <= p_upper."""
         k, n = screened.successes, screened.counts
         return (k >= self.p_lower * n) & (k <= self.p_upper * n)
 
     def solved(self, screened: Outcomes) -> BoolArray:
-        """Successes / n_pilot >= p_solve."""
+        """Whether a candidate (R, B) is evicted for good, successes / n_pilot >= p_solve."""
         return (screened.counts > 0) & (screened.successes >= self.p_solve * screened.counts) & self.evict
 
-    def ordered(self, held: Buffer) -> Buffer:
-        """By greatest variance of the pilots and then the newest, at random, or the oldest first."""
+    def chosen(self, held: Buffer, wanted: IntArray) -> tuple[Buffer, Buffer]:
+        """The first `wanted` (R,) by greatest variance and then the newest, at random, or as they came."""
         if self.order == "max_variance":
-            return held.ordered(-held.successes * (held.counts - held.successes), -held.steps)
-        if self.order == "random":
-            return held.ordered(self.setting.rng.random(held.prompts.shape))
-        return held
+            held = held.ordered(-held.successes * (held.counts - held.successes), -held.steps)
+        elif self.order == "random":
+            held = held.ordered(self.setting.rng.random(held.prompts.shape))
+        return held.split(wanted)
 
-    def unexpired(self, held: Buffer, budget: Budget) -> Buffer:
-        """Pilots of at most `delay` steps ago."""
+    def unexpired(self, held: Buffer) -> Buffer:
+        """The pilots of at most `delay` steps ago."""
         return held.where(self._step - held.steps <= self.delay)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -17,10 +17,14 @@ from rolloutbench.registry import PARAMETERS
 class RandomComposition(OneShot):
     """Control: a random composition of the budget, each prompt getting at least `lower` rollouts."""
 
+    goal: ClassVar[str] = "chance alone"
+
+    control: ClassVar[bool] = True
+
     lower: Annotated[int, Field(ge=0, le=MOST_ROLLOUTS)] | None = None
 
     def allocate(self, prompts: IntArray, budget: Budget) -> IntArray:
-        """`lower` each, the estimator's minimum by default; the rest Dirichlet(1)-multinomial."""
+        """Counts (R, B): `lower` each, the estimator's minimum by default; the rest Dirichlet-multinomial."""
         lower = self.setting.estimator.minimum if self.lower is None else self.lower
         present = prompts >= 0
         floor = lower * present.sum(axis=1)

@@ -2,7 +2,8 @@
 
 Both phases share one stage: the prompts chosen from the buffer get the rest of their rollouts in the
 same request that screens the next candidates. Screened candidates enter the buffer after the choice, so
-a first step needs two rounds, and in later ones rollouts of the first phase are at least a step old.
+a first step needs two rounds, and in later ones rollouts of the first phase may be steps old. Groups that
+are complete beyond the batch wait for the next one, first in, first out.
 `pilot_commit` and `speed` are this engine with their own numbers and rules.
 """
 
@@ -36,6 +37,8 @@ class Screening(Allocator):
     """Screens `oversample` candidates per prompt of the batch in each of at most `max_rounds` rounds."""
 
     hard_budget: ClassVar[bool] = False
+    staged: ClassVar[bool] = True
+    chooses_prompts: ClassVar[bool] = True
 
     oversample: Annotated[int, Field(ge=1)] = 3
     max_rounds: Annotated[int, Field(ge=2)] = 10
@@ -47,42 +50,46 @@ class Screening(Allocator):
 
     @abstractmethod
     def informative(self, screened: Outcomes) -> BoolArray:
-        """Which candidates (R, B) enter the buffer."""
+        """Whether a candidate (R, B) enters the buffer."""
 
     def solved(self, screened: Outcomes) -> BoolArray:
-        """Which candidates (R, B) are never drawn again."""
+        """Whether a candidate (R, B) is never drawn again; none is, unless a method says so."""
         return np.zeros(screened.prompts.shape, dtype=bool)
 
-    def ordered(self, held: Buffer) -> Buffer:
-        """The buffer in the order in which prompts are chosen from it: first in, first out."""
-        return held
+    def chosen(self, held: Buffer, wanted: IntArray) -> tuple[Buffer, Buffer]:
+        """The groups that get the rest of their rollouts now, and the others of the buffer.
 
-    @abstractmethod
-    def unexpired(self, held: Buffer, budget: Budget) -> Buffer:
-        """What stays in the buffer after a step."""
+        By default the first `wanted` (R,), first in, first out. Replicates whose batch is full want none.
+        """
+        return held.split(wanted)
+
+    def unexpired(self, held: Buffer) -> Buffer:
+        """The part of the buffer that stays after a step: all of it, unless a method says otherwise."""
+        return held
 
     def begin(self, setting: Setting) -> None:
         """Start afresh with an empty buffer."""
         self.setting = setting
         self._held = Buffer.empty(setting.replicates)
+        self._complete = Buffer.empty(setting.replicates)
         self._step = 0
         self._rounds = np.zeros(setting.replicates, dtype=np.int64)
 
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
-        """Rounds of screening and continuing until the batch is full."""
+        """Screen candidates and continue with chosen ones, in rounds, until the batch is full."""
         screening, continuing = self.phases(budget)
-        batch = Buffer.empty(stream.replicates)
+        batch = self._complete
         pilots, expired = np.zeros((2, stream.replicates), dtype=np.int64)
         for _ in range(self.max_rounds):
-            wanted = budget.prompts - batch.size
-            if not (wanted > 0).any():
+            wanted = np.maximum(budget.prompts - batch.size, 0)
+            if not wanted.any():
                 break
             candidates, ended = self._draw(stream, self.oversample * budget.prompts, wanted > 0)
             if self.clear_at_epoch_end:
                 expired += np.where(ended, batch.rollouts + self._held.rollouts, 0)
                 batch, self._held = (part.where(~ended[:, None]) for part in (batch, self._held))
-                wanted = budget.prompts - batch.size
-            chosen, self._held = self.ordered(self._held).split(wanted)
+                wanted = np.maximum(budget.prompts - batch.size, 0)
+            chosen, self._held = self.chosen(self._held, wanted)
             prompts = np.concatenate([candidates, chosen.prompts], axis=1)
             if not (prompts >= 0).any():
                 break
@@ -90,18 +97,19 @@ class Screening(Allocator):
             outcomes = yield Request(prompts, counts * (prompts >= 0))
             screened, continued = _split(outcomes, candidates.shape[1])
             batch += chosen.grown(continued)
-            informative = self.informative(screened) & (candidates >= 0)
+            informative = self.informative(screened) & (screened.counts > 0)
             self._held += Buffer.of(screened, informative, self._step)
             pilots += np.where(informative, 0, screened.counts).sum(axis=1)
             stream.retire(np.where(self.solved(screened), candidates, -1))
-        kept = self.unexpired(self._held, budget)
+        kept = self.unexpired(self._held)
         expired += self._held.rollouts - kept.rollouts
         self._held = kept
         self._step += 1
+        batch, self._complete = batch.split(np.full(stream.replicates, budget.prompts))
         return batch.groups(budget.prompts, {"pilots": pilots, "expired": expired})
 
     def _draw(self, stream: PromptStream, count: int, where: BoolArray) -> tuple[IntArray, BoolArray]:
-        """Candidates, and the replicates (R,) in which this ended an epoch of more than one round.
+        """Draw candidates, and say in which replicates (R,) this ended an epoch of more than one round.
 
         An epoch of a single round ends with nothing chosen from it; if that emptied the buffer, a pool
         below two rounds would never be trained on.
@@ -113,26 +121,26 @@ class Screening(Allocator):
         self._rounds = np.where(turned, 0, self._rounds) + where
         return candidates, ended
 
+    def holding(self) -> Outcomes:
+        """The rollouts of the candidates and of the complete groups that wait."""
+        return (self._held + self._complete).outcomes
+
     def state_dict(self) -> State:
-        """The buffer, the number of steps, and of rounds in this epoch (R,)."""
+        """The buffer, complete groups that wait, the number of steps, and the rounds of this epoch (R,)."""
         return {
             "held": self._held.entries,
+            "complete": self._complete.entries,
             "step": np.array(self._step),
             "rounds": self._rounds.copy(),
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from them."""
-        self._held = Buffer(*state["held"])
+        """Restore the buffer, the groups that wait, the number of steps, and the rounds of this epoch."""
+        self._held, self._complete = Buffer(*state["held"]), Buffer(*state["complete"])
         self._step = int(state["step"])
         self._rounds = state["rounds"].copy()
 
 
 def _split(outcomes: Outcomes, place: int) -> tuple[Outcomes, Outcomes]:
-    """The first `place` columns, and the others."""
-    left, right = slice(None, place), slice(place, None)
-    first, second = (
-        Outcomes(outcomes.prompts[:, part], outcomes.counts[:, part], outcomes.successes[:, part])
-        for part in (left, right)
-    )
-    return first, second
+    """Split outcomes (R, B) into the first `place` columns and the others."""
+    return outcomes[:, :place], outcomes[:, place:]

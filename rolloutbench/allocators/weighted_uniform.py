@@ -6,6 +6,8 @@ re-weighting without the sampling, so it says how much of a gain was only that.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from pydantic.dataclasses import dataclass
 
@@ -19,12 +21,18 @@ from rolloutbench.registry import PARAMETERS
 class WeightedUniform(Borrowed):
     """Control: equal groups; another allocator's counts become explicit weights of the prompts."""
 
+    goal: ClassVar[str] = "weights alone"
+    unbiased: ClassVar[bool] = False
+
+    control: ClassVar[bool] = True
+    variants: ClassVar[tuple[str, ...]] = ("of=vip",)
+
     def allocate(self, prompts: IntArray, budget: Budget) -> IntArray:
-        """Equal counts."""
+        """Equal counts (R, B), as `uniform` has them."""
         return equal_counts(prompts, budget.rollouts)
 
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
-        """One stage; weights have mean 1 in each replicate."""
+        """Ask for one stage of equal groups, whose weights have mean 1 in each replicate."""
         prompts = stream.draw(budget.prompts)
         counts = self.borrowed_counts(prompts, budget)
         outcomes = yield Request(prompts, self.allocate(prompts, budget))

@@ -25,7 +25,12 @@ predictors: Registry[Predictor] = Registry(
         "sparse_gp": "rolloutbench.predictors.sparse_gp:SparseGP",
         "svgp": "rolloutbench.predictors.svgp:SVGP",
         "ensemble": "rolloutbench.predictors.ensemble:Ensemble",
+        "arcsine": "rolloutbench.predictors.arcsine:Arcsine",
+        "neighbours": "rolloutbench.predictors.neighbours:Neighbours",
+        "markov": "rolloutbench.predictors.markov:Markov",
     },
     group="rolloutbench.predictors",
 )
+names, create = predictors.names, predictors.create
+register, describe = predictors.register, predictors.describe
 PredictorSpec = Annotated[Predictor, BeforeValidator(predictors.create)]

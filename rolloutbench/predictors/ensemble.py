@@ -34,31 +34,31 @@ class Ensemble(Kalman):
     base: PredictorSpec = "sparse_gp"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        """The base must speak of logits."""
+        """Raise InputError unless the base is a predictor of logits."""
         if not isinstance(self.base, LogitPredictor):
             name = type(self.base).__name__
             raise InputError(f"base={name}: the ensemble needs a predictor of logits, as gp or sparse_gp")
 
     def begin(self, setting: Setting) -> None:
-        """Start afresh, the base too."""
+        """Start afresh, together with the base."""
         super().begin(setting)
         self.base.begin(setting)
 
     def centre(self, prompts: IntArray) -> Logits:
-        """What the features say."""
+        """The base's belief about the logits: what the features say."""
         assert isinstance(self.base, LogitPredictor)
         return self.base.logits(prompts)
 
     def update(self, outcomes: Outcomes) -> None:
-        """First the corrections, against what the features said before; then the feature model."""
+        """Update the corrections first, against what the features said before; then the feature model."""
         super().update(outcomes)
         self.base.update(outcomes)
 
     def state_dict(self) -> State:
-        """The filter's and the base's."""
+        """What the filter and the base learned."""
         return {**super().state_dict(), "base": self.base.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from them."""
+        """Restore the filter and the base."""
         super().load_state_dict(state)
         self.base.load_state_dict(state["base"])

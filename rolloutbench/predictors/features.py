@@ -7,10 +7,10 @@ import numpy as np
 from rolloutbench.protocol import FeatureArray, FloatArray, InputError, Setting
 
 SUBSAMPLE = 512
-"""Prompts whose pairwise distances give the median."""
+"""Number of prompts whose pairwise distances give the median."""
 
 
-def needed_features(setting: Setting, predictor: str) -> FeatureArray:
+def require_features(setting: Setting, predictor: str) -> FeatureArray:
     """The pool's features (R, Q, d). Raises InputError where the environment has none."""
     if setting.features is None:
         raise InputError(

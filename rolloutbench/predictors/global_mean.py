@@ -18,12 +18,12 @@ from rolloutbench.registry import PARAMETERS
 
 @dataclass(config=PARAMETERS)
 class GlobalMean(Predictor):
-    """The same for every prompt: the success rate over all rollouts of the last `window` steps."""
+    """One success rate for every prompt: that of all rollouts of the last `window` steps."""
 
     window: Annotated[int, Field(ge=1)] = 2
 
     def begin(self, setting: Setting) -> None:
-        """No rollouts yet."""
+        """Start afresh: no rollouts have been seen."""
         self.setting = setting
         self._sums = np.zeros((setting.replicates, self.window, 4))
 
@@ -39,16 +39,16 @@ class GlobalMean(Predictor):
         return Belief(*(np.broadcast_to(value, prompts.shape).copy() for value in (mean, variance)))
 
     def update(self, outcomes: Outcomes) -> None:
-        """The window moves by one step, in the replicates that have rollouts."""
+        """Move the window by one step, in the replicates that have rollouts."""
         n, k = outcomes.counts, outcomes.successes
         latest = np.stack([a.sum(axis=1) for a in (n, k, n * (n - 1), k * (k - 1))], axis=-1)
         moved = np.concatenate([self._sums[:, 1:], latest[:, None]], axis=1)
         self._sums = np.where(latest[:, None, :1] > 0, moved, self._sums)
 
     def state_dict(self) -> State:
-        """Rollouts, successes and pairs of them, (R, window, 4)."""
+        """Sums of each step of the window: rollouts, successes and pairs of them, (R, window, 4)."""
         return {"sums": self._sums.copy()}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from the sums."""
+        """Restore the sums of the window."""
         self._sums = state["sums"].copy()

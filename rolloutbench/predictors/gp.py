@@ -12,23 +12,25 @@ batch's joint one. Variances are carried from step to step, with `drift` added a
 carried are the variances v, and correlations stay the kernel's: the covariance at a step is
 sqrt(v) K sqrt(v). And the belief's mean is E sigmoid(g) (`belief=plug_in`: sigmoid(m)).
 
-The paper states no eps. Its released code has eps = 1e-6, a fixed length scale (0.27, 0.4 or 0.5), prior
-mean -5 or -1 instead of 0, and jitter 1e-4. Memory is O(Q d), with kernel blocks of a fixed size; one
-update costs O(B^3 + Q B d), and O(Q B^2) more for the variances, unless they restart anyway. The kernel
-between pool and batch is computed in the precision of the features, the batch's system in double.
+The paper states no eps. Its released code (HieuNT91/VIP@bcc8a25,
+src/vip/success_rate_prediction/gaussian_process.py) has eps = 1e-6, a fixed length scale (0.27, 0.4 or
+0.5), prior mean -5 or -1 instead of 0, and jitter 1e-4. Memory is O(Q d), with kernel blocks of a fixed
+size; one update costs O(B^3 + Q B d), and O(Q B^2) more for the variances, unless they restart anyway. The
+kernel between pool and batch is computed in the precision of the features, the batch's system in double.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy import special
 
-from rolloutbench.predictors.features import length_scales, needed_features
+from rolloutbench.predictors.cholesky import inverse_factor, lengths_squared
+from rolloutbench.predictors.features import length_scales, require_features
 from rolloutbench.predictors.logit import (
     LogitPredictor,
     Logits,
@@ -36,18 +38,24 @@ from rolloutbench.predictors.logit import (
     clipped_logit,
     logistic_normal,
 )
-from rolloutbench.protocol import Belief, FloatArray, IntArray, Outcomes, Setting, State
+from rolloutbench.protocol import Belief, FloatArray, IntArray, Outcomes, Provenance, Setting, State
 from rolloutbench.registry import PARAMETERS
 
 BLOCK = 2**19
-"""Kernel entries computed at a time."""
-ROWS = 128
-"""Rows of a triangular matrix treated at a time; what is 0 beyond them is left out."""
+"""Number of kernel entries computed at a time."""
 
 
 @dataclass(config=PARAMETERS)
 class GP(LogitPredictor):
     """Gaussian process on prompt features (VIP's predictor), with binomial noise unless `noise` is given."""
+
+    provenance: ClassVar[Provenance | None] = Provenance(
+        paper="2602.01601",
+        code="HieuNT91/VIP@bcc8a25",
+        file="src/vip/success_rate_prediction/gaussian_process.py",
+        licence="Apache-2.0",
+        note="noise, drift and the belief's mean are ours; noise=0,drift=1,belief=plug_in is the paper",
+    )
 
     noise: Annotated[float, Field(ge=0)] | None = None
     drift: Annotated[float, Field(ge=0)] = 0.01
@@ -59,9 +67,9 @@ class GP(LogitPredictor):
     jitter: Annotated[float, Field(gt=0)] = 1e-6
 
     def begin(self, setting: Setting) -> None:
-        """Every logit at the prior. Raises InputError where there are no features."""
+        """Start with every logit at the prior. Raises InputError where there are no features."""
         self.setting = setting
-        features = needed_features(setting, "gp")
+        features = require_features(setting, "gp")
         scales = length_scales(features, self.length_scale)[:, None, None].astype(features.dtype)
         points = (features - features.mean(axis=1, keepdims=True)) / scales
         # exp(-|x - y|^2 / 2) is the exponential of one product: (x, -|x|^2/2, 1) . (y, 1, -|y|^2/2).
@@ -72,7 +80,7 @@ class GP(LogitPredictor):
         self._variance = np.full(shape, self.signal_variance)
 
     def logits(self, prompts: IntArray) -> Logits:
-        """Posterior mean and variance."""
+        """Posterior mean and variance of logits (R, B)."""
         rows = np.arange(len(prompts))[:, None]
         return Logits(self._mean[rows, prompts], self._variance[rows, prompts])
 
@@ -103,7 +111,7 @@ class GP(LogitPredictor):
         kernel *= seen[:, :, None] & seen[:, None, :]
         np.einsum("rbb->rb", kernel)[:] += np.where(seen, noise / before.variance + self.jitter, 1.0)
         # inverse.T @ inverse is the inverse of kernel + noise; prompts without rollouts drop out of it.
-        inverse = _inverse_factor(kernel) * seen[:, None, :]
+        inverse = inverse_factor(kernel) * seen[:, None, :]
         residual = (target - before.mean) / std
         pull = inverse.swapaxes(1, 2) @ (inverse @ residual[..., None])
         restarts = self.drift >= self.signal_variance
@@ -114,7 +122,7 @@ class GP(LogitPredictor):
             self._mean[:, part] += np.sqrt(variance) * (cross @ pull)[..., 0]
             if not restarts:
                 # What is left is at least rounding: an interpolated logit has no variance.
-                variance *= np.maximum(1 - _explained(cross, inverse), 1e-9)
+                variance *= np.maximum(1 - lengths_squared(cross, inverse), 1e-9)
         if self.noise == 0:
             places = np.nonzero(seen)
             self._mean[places[0], prompts[places]] = target[places]
@@ -138,43 +146,17 @@ class GP(LogitPredictor):
             yield slice(start, start + size)
 
     def state_dict(self) -> State:
-        """Means and variances (R, Q)."""
+        """Posterior means and variances of the logits (R, Q)."""
         return {"mean": self._mean.copy(), "variance": self._variance.copy()}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from means and variances."""
+        """Restore the means and variances of the logits."""
         self._mean, self._variance = state["mean"].copy(), state["variance"].copy()
 
 
 def _kernel(points: FloatArray, others: FloatArray) -> FloatArray:
-    """exp(-|x - y|^2 / 2), (R, P, B), of points (R, P, d + 2) and others (R, B, d + 2)."""
+    """Kernel exp(-|x - y|^2 / 2), (R, P, B), of points (R, P, d + 2) and others (R, B, d + 2)."""
     swapped = np.concatenate([others[..., :-2], others[..., :-3:-1]], axis=-1)
     exponent = points @ swapped.swapaxes(1, 2)
     kernel: FloatArray = np.exp(exponent, out=exponent)
     return kernel
-
-
-def _inverse_factor(matrix: FloatArray) -> FloatArray:
-    """Inverses of the Cholesky factors of matrices (R, B, B), by halves: numpy has no batched routine."""
-    size = matrix.shape[-1]
-    if size <= ROWS // 4:
-        return np.asarray(np.linalg.inv(np.linalg.cholesky(matrix)), dtype=np.float64)
-    half = size // 2
-    inverse = np.zeros_like(matrix)
-    first = inverse[:, :half, :half] = _inverse_factor(matrix[:, :half, :half])
-    below = matrix[:, half:, :half] @ first.swapaxes(1, 2)
-    second = _inverse_factor(matrix[:, half:, half:] - below @ below.swapaxes(1, 2))
-    inverse[:, half:, half:] = second
-    inverse[:, half:, :half] = -second @ (below @ first)
-    return inverse
-
-
-def _explained(cross: FloatArray, inverse: FloatArray) -> FloatArray:
-    """Share of each prior variance that the batch explains, |inverse @ cross_q|^2, (R, P)."""
-    share = np.zeros(cross.shape[:2])
-    for start in range(0, inverse.shape[1], ROWS):
-        rows = slice(start, start + ROWS)
-        end = min(start + ROWS, inverse.shape[1])
-        projected = cross[..., :end] @ inverse[:, rows, :end].swapaxes(1, 2)
-        share += np.einsum("rpb,rpb->rp", projected, projected)
-    return share

@@ -36,7 +36,7 @@ class Kalman(LogitPredictor):
     forgetting: Annotated[float, Field(gt=0, le=1)] = 0.9
 
     def begin(self, setting: Setting) -> None:
-        """No prompt has been seen."""
+        """Start afresh: no prompt has been seen."""
         self.setting = setting
         shape = (setting.replicates, setting.pool_size)
         self._value, self._precision = np.zeros(shape), np.zeros(shape)
@@ -50,12 +50,12 @@ class Kalman(LogitPredictor):
         return Logits(np.zeros(prompts.shape), np.ones(prompts.shape))
 
     def logits(self, prompts: IntArray) -> Logits:
-        """The prior times the prompt's own observation, as old as that is."""
+        """Logits (R, B) by the prior times the prompt's own observation, as old as that is."""
         value, precision = self._own(prompts)
         return _product(self._prior(self.centre(prompts)), value, precision)
 
     def update(self, outcomes: Outcomes) -> None:
-        """One visit of each prompt that got rollouts."""
+        """Count one visit of each prompt that got rollouts, and learn the population from it."""
         seen = outcomes.counts > 0
         prompts = np.where(seen, outcomes.prompts, 0)
         centre = self.centre(prompts)
@@ -80,7 +80,7 @@ class Kalman(LogitPredictor):
         return self._value[rows, prompts], precision / (1 + precision * drifted)
 
     def _prior(self, centre: Logits) -> Logits:
-        """The population's deviation from its centres, at these centres."""
+        """Prior of the logits: the population's deviation from its centres, at these centres."""
         prompts, total, squares = (self._population[:, [i]] for i in range(3))
         mean = total / prompts
         variance = np.maximum(squares / prompts - mean**2, 1e-2)
@@ -105,13 +105,13 @@ class Kalman(LogitPredictor):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from them."""
+        """Restore the observations, the steps, and the population's sums."""
         self._value, self._precision, self._last, self._step, self._population = (
             state[name].copy() for name in ("value", "precision", "last", "step", "population")
         )
 
 
 def _product(belief: Logits, value: FloatArray, precision: FloatArray) -> Logits:
-    """A Gaussian belief after a Gaussian observation."""
+    """Gaussian belief after a Gaussian observation, both of logits (R, B)."""
     variance = belief.variance / (1 + belief.variance * precision)
     return Logits(belief.mean + variance * precision * (value - belief.mean), variance)

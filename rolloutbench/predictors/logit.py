@@ -26,7 +26,9 @@ WEIGHTS = np.exp(-(NODES**2) / 2) / np.exp(-(NODES**2) / 2).sum()
 """Nodes and weights of E f(z) for a standard Gaussian z."""
 
 NEWTON_STEPS = 30
-"""A fixed number, so that no replicate's answer depends on the others."""
+"""Greatest number of Newton steps for a prompt."""
+SETTLED = 1e-9
+"""A Newton step as small as this is a prompt's last: errors are squared, so the next would be rounding."""
 
 
 class Logits(NamedTuple):
@@ -44,7 +46,7 @@ class Observation(NamedTuple):
 
 
 class LogitPredictor(Predictor):
-    """A predictor that believes in Gaussian logits."""
+    """Base of predictors with a Gaussian belief about the logit of each success probability."""
 
     @abstractmethod
     def logits(self, prompts: IntArray) -> Logits:
@@ -57,10 +59,18 @@ class LogitPredictor(Predictor):
 
 def logistic_normal(logits: Logits) -> Belief:
     """Mean and variance of sigmoid(g) for Gaussian g, shaped as given."""
-    std = np.sqrt(logits.variance)
-    p = special.expit(logits.mean[..., None] + std[..., None] * NODES)
+    p = np.sqrt(logits.variance)[..., None] * NODES
+    p += logits.mean[..., None]
+    # The sigmoid, in place. A logit whose exponential overflows has probability 0.
+    np.negative(p, out=p)
+    with np.errstate(over="ignore"):
+        np.exp(p, out=p)
+    p += 1
+    np.reciprocal(p, out=p)
     mean = np.clip(p @ WEIGHTS, 0.0, 1.0)
-    return Belief(mean, (p - mean[..., None]) ** 2 @ WEIGHTS)
+    p -= mean[..., None]
+    p *= p
+    return Belief(mean, p @ WEIGHTS)
 
 
 def binomial_observation(belief: Logits, successes: IntArray, counts: IntArray) -> Observation:
@@ -73,10 +83,21 @@ def binomial_observation(belief: Logits, successes: IntArray, counts: IntArray) 
     # The mode's equation is convex below g = 0 and concave above. Newton's method is monotone from a
     # start that the mode lies beyond, seen from 0: the mean where that is so, else 0.
     outwards = (k - n * special.expit(mean)) * mean > 0
-    mode = np.where(outwards, mean, 0.0)
+    modes = np.where(outwards, mean, 0.0).ravel()
+    places = np.arange(modes.size)
+    at, prior, size, rate, won = (part.ravel() for part in (modes, mean, variance, n, k))
+    # Each prompt stops by its own steps alone, so no answer depends on the others.
     for _ in range(NEWTON_STEPS):
-        p = special.expit(mode)
-        mode = mode - (mode - mean + variance * (n * p - k)) / (1 + variance * n * p * (1 - p))
+        p = special.expit(at)
+        move = (at - prior + size * (rate * p - won)) / (1 + size * rate * p * (1 - p))
+        at = at - move
+        modes[places] = at
+        open_ = np.flatnonzero(np.abs(move) > SETTLED)
+        if not len(open_):
+            break
+        places = places[open_]
+        at, prior, size, rate, won = (part[open_] for part in (at, prior, size, rate, won))
+    mode = modes.reshape(mean.shape)
     p = special.expit(mode)
     precision = np.where(n > 0, np.maximum(n * p * (1 - p), 1e-12), 0.0)
     value = mode + (k - n * p) / np.where(n > 0, precision, 1.0)
@@ -84,7 +105,7 @@ def binomial_observation(belief: Logits, successes: IntArray, counts: IntArray) 
 
 
 def clipped_logit(successes: IntArray, counts: IntArray, eps: float) -> FloatArray:
-    """logit of k/n clipped to [eps, 1 - eps] (arXiv 2602.01601, p. 6); 0 without rollouts."""
+    """Logit of k/n clipped to [eps, 1 - eps] (arXiv 2602.01601, p. 6); 0 without rollouts."""
     rate = np.where(counts > 0, successes / np.maximum(counts, 1), 0.5)
     logit: FloatArray = special.logit(np.clip(rate, eps, 1 - eps))
     return logit

@@ -24,14 +24,14 @@ class MovingAverage(Predictor):
     unseen: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def begin(self, setting: Setting) -> None:
-        """No prompt has been seen."""
+        """Start afresh: no prompt has been seen."""
         self.setting = setting
         shape = (setting.replicates, setting.pool_size)
         self._rate = np.full(shape, np.nan)
         self._trials = np.zeros(shape)
 
     def predict(self, prompts: IntArray) -> Belief:
-        """The average, and the binomial variance at as many rollouts as it effectively holds."""
+        """The moving average, with the binomial variance at as many rollouts as it effectively holds."""
         rows = np.arange(len(prompts))[:, None]
         rate, trials = self._rate[rows, prompts], self._trials[rows, prompts]
         seen = trials > 0
@@ -39,7 +39,7 @@ class MovingAverage(Predictor):
         return Belief(mean, np.where(seen, mean * (1 - mean) / np.maximum(trials, 1), 1 / 12))
 
     def update(self, outcomes: Outcomes) -> None:
-        """rate <- decay * rate + (1 - decay) * k/n; the first visit sets it."""
+        """Set rate <- decay * rate + (1 - decay) * k/n; the first visit sets it to k/n."""
         rows, columns = np.nonzero(outcomes.counts)
         visited = rows, outcomes.prompts[rows, columns]
         n = outcomes.counts[rows, columns]
@@ -52,9 +52,9 @@ class MovingAverage(Predictor):
         self._trials[visited] = np.where(first, n, 1 / spread)
 
     def state_dict(self) -> State:
-        """Rates and effective trials (R, Q)."""
+        """Moving averages and effective trials (R, Q)."""
         return {"rate": self._rate.copy(), "trials": self._trials.copy()}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from rates and trials."""
+        """Restore the moving averages and effective trials."""
         self._rate, self._trials = state["rate"].copy(), state["trials"].copy()

@@ -15,7 +15,8 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from rolloutbench.predictors.features import needed_features
+from rolloutbench.predictors.cholesky import inverse_factor, lengths_squared
+from rolloutbench.predictors.features import require_features
 from rolloutbench.protocol import Belief, FloatArray, IntArray, Outcomes, Predictor, Setting, State
 from rolloutbench.registry import PARAMETERS
 
@@ -28,9 +29,9 @@ class Ridge(Predictor):
     discount: Annotated[float, Field(gt=0, le=1)] = 0.95
 
     def begin(self, setting: Setting) -> None:
-        """Nothing was seen. Raises InputError where there are no features."""
+        """Start afresh: nothing was seen. Raises InputError where there are no features."""
         self.setting = setting
-        self._features = needed_features(setting, "ridge")
+        self._features = require_features(setting, "ridge")
         replicates, size = setting.replicates, self._features.shape[-1] + 1
         self._gram = np.zeros((replicates, size, size))
         self._moment = np.zeros((replicates, size))
@@ -42,19 +43,19 @@ class Ridge(Predictor):
         penalty = np.full(x.shape[-1], self.penalty)
         penalty[-1] = 1e-9  # keeps the system regular before there are data
         system = self._gram + np.diag(penalty)
-        coefficients = np.linalg.solve(system, self._moment[..., None])
+        inverse = inverse_factor(system)
+        coefficients = inverse.swapaxes(1, 2) @ (inverse @ self._moment[..., None])
         mean = np.clip(0.5 + (x @ coefficients)[..., 0], 0.0, 1.0)
         squares, sampling, prompts_seen = (self._sums[:, [i]] for i in range(3))
         explained = (self._moment[:, None, :] @ coefficients)[..., 0]
         unseen = prompts_seen == 0
         seen = np.where(unseen, 1.0, prompts_seen)
         residual = np.maximum(squares - explained, 0.0) / seen
-        doubt = np.einsum("rbd,rdb->rb", x, np.linalg.solve(system, x.swapaxes(1, 2)))
-        variance = np.maximum(residual - sampling / seen, 0.0) + residual * doubt
+        variance = np.maximum(residual - sampling / seen, 0.0) + residual * lengths_squared(x, inverse)
         return Belief(mean, np.where(unseen, 1 / 12, np.minimum(variance, mean * (1 - mean))))
 
     def update(self, outcomes: Outcomes) -> None:
-        """Each prompt that got rollouts is one data point."""
+        """Add one data point for each prompt that got rollouts, after discounting the older ones."""
         seen = outcomes.counts > 0
         n = np.maximum(outcomes.counts, 1)
         rate = outcomes.successes / n
@@ -69,7 +70,7 @@ class Ridge(Predictor):
         self._sums = keep[:, None] * self._sums + sums
 
     def _inputs(self, prompts: IntArray) -> FloatArray:
-        """Features and a 1 (R, B, d + 1)."""
+        """Inputs of the regression: features and a 1 (R, B, d + 1)."""
         rows = np.arange(len(prompts))[:, None]
         x = self._features[rows, prompts].astype(np.float64)
         return np.concatenate([x, np.ones((*prompts.shape, 1))], axis=-1)
@@ -79,5 +80,5 @@ class Ridge(Predictor):
         return {"gram": self._gram.copy(), "moment": self._moment.copy(), "sums": self._sums.copy()}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from the sums."""
+        """Restore the discounted sums."""
         self._gram, self._moment, self._sums = (state[name].copy() for name in ("gram", "moment", "sums"))

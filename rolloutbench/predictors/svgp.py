@@ -20,7 +20,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from rolloutbench.optional import need
-from rolloutbench.predictors.features import length_scales, needed_features
+from rolloutbench.predictors.features import length_scales, require_features
 from rolloutbench.predictors.logit import NODES, WEIGHTS, LogitPredictor, Logits
 from rolloutbench.protocol import IntArray, Outcomes, Setting, State
 from rolloutbench.registry import PARAMETERS
@@ -39,9 +39,9 @@ class SVGP(LogitPredictor):
     prior_mean: float = 0.0
 
     def begin(self, setting: Setting) -> None:
-        """Draw inducing prompts; q is the prior. Raises InputError without features or gpytorch."""
+        """Draw inducing prompts and set q to the prior. Raises InputError without features or gpytorch."""
         self.setting = setting
-        self._features = needed_features(setting, "svgp")
+        self._features = require_features(setting, "svgp")
         self._torch, self._gpytorch = need("torch", "gp"), _gpytorch()
         replicates, pool, _ = self._features.shape
         size = min(self.inducing, pool)
@@ -51,13 +51,13 @@ class SVGP(LogitPredictor):
             self._model = self._prior_model(inducing)
 
     def logits(self, prompts: IntArray) -> Logits:
-        """Marginal mean and variance of q."""
+        """Marginal means and variances (R, B) of q."""
         with self._one_thread(), self._torch.no_grad():
             q = self._model(self._inputs(prompts))
             return Logits(q.mean.numpy().copy(), q.variance.numpy().copy())
 
     def update(self, outcomes: Outcomes) -> None:
-        """A few Adam steps on this batch, from where q is, with fresh moment estimates."""
+        """Take a few Adam steps on this batch, from where q is, with fresh moment estimates."""
         if not outcomes.counts.any():
             return
         torch = self._torch
@@ -110,14 +110,14 @@ class SVGP(LogitPredictor):
         return model
 
     def _q(self) -> Any:
-        """q at the inducing prompts, in the basis in which the prior is standard."""
+        """The distribution q at the inducing prompts, in the basis in which the prior is standard."""
         parameters = self._model.variational_strategy._variational_distribution
         return self._torch.distributions.MultivariateNormal(
             parameters.variational_mean, scale_tril=parameters.chol_variational_covar.tril()
         )
 
     def _forgotten(self) -> Any:
-        """q before this step, its covariance a little nearer to the prior's."""
+        """The distribution q before this step, its covariance a little nearer to the prior's."""
         torch = self._torch
         with torch.no_grad():
             q = self._q()
@@ -126,7 +126,7 @@ class SVGP(LogitPredictor):
             return torch.distributions.MultivariateNormal(q.mean.clone(), covariance)
 
     def _inputs(self, prompts: IntArray) -> Any:
-        """Features (R, B, d) as a tensor."""
+        """Features of prompts (R, B) as a tensor (R, B, d)."""
         rows = np.arange(len(prompts))[:, None]
         return self._torch.as_tensor(self._features[rows, prompts]).double()
 
@@ -149,7 +149,7 @@ class SVGP(LogitPredictor):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from them."""
+        """Restore the inducing prompts, and mean and factor of q."""
         torch = self._torch
         with self._one_thread():
             self._model = self._prior_model(state["inducing"])
@@ -160,7 +160,7 @@ class SVGP(LogitPredictor):
 
 
 def _gpytorch() -> Any:
-    """gpytorch; linear_operator, below it, still decorates with torch.jit.script, which warns."""
+    """Import gpytorch without the warning of linear_operator, which still decorates with torch.jit.script."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
         return need("gpytorch", "gp")

@@ -16,7 +16,7 @@ __all__ = ["SOLVERS", "Allocation", "Problem", "serve_greatest", "solve"]
 
 
 def auto(problem: Problem) -> Allocation:
-    """`concave` where returns diminish, else `dynamic`: always exact."""
+    """Solve by `concave` where returns diminish, else by `dynamic`: always exact."""
     return concave(problem) if problem.has_diminishing_returns else dynamic(problem)
 
 
@@ -31,7 +31,10 @@ SOLVERS: dict[str, Callable[[Problem], Allocation]] = {
 
 
 def solve(problem: Problem, solver: str = "auto") -> Allocation:
-    """Solve R allocation problems by the named solver."""
+    """Solve R allocation problems by the named solver.
+
+    Raises InputError where the name is unknown or the solver cannot solve such a problem.
+    """
     if solver not in SOLVERS:
         raise InputError(f"unknown solver '{solver}': {nearest(solver, SOLVERS)}")
     return SOLVERS[solver](problem)

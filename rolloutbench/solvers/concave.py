@@ -21,11 +21,13 @@ from rolloutbench.protocol import FloatArray, IntArray
 from rolloutbench.solvers.problem import Allocation, Problem
 
 TABLE_LIMIT = 2**15
-"""Gains per replicate up to which the table is the faster way."""
+"""Number of gains per replicate up to which the table is the faster way."""
+STRIDE = 8
+"""Every so-many-th unit of a long table is looked at, to find out which are worth ranking."""
 
 
 def concave(problem: Problem) -> Allocation:
-    """The best integer allocation, exactly. Raises InputError where returns do not diminish."""
+    """Find the best integer allocation, exactly. Raises InputError where returns do not diminish."""
     problem.require_diminishing_returns("concave")
     width = problem.upper_range[1] - problem.lower_range[0]
     if isinstance(problem.objective, ClosedForm) and problem.p.shape[1] * width > TABLE_LIMIT:
@@ -40,8 +42,7 @@ def concave_by_table(problem: Problem) -> Allocation:
     base = max(problem.lower_range[0], objective.convex_from)
     top = max(problem.upper_range[1], base + 1)
     if isinstance(objective, ClosedForm):
-        units = np.arange(base + 1.0, top + 1)[:, None]
-        gains = objective.marginal(problem.p[:, None, :], units)
+        gains = objective.marginals(problem.p, base + 1, top)
         gains *= problem.weights[:, None, :]
     else:
         gains = -np.diff(problem.losses(top)[..., base:], axis=-1).swapaxes(1, 2)
@@ -69,21 +70,41 @@ def _within(gains: FloatArray, first: int, lower: IntArray, upper: IntArray) -> 
 def _threshold(gains: FloatArray, lower: IntArray, budget: IntArray) -> tuple[FloatArray, IntArray, IntArray]:
     """The price (R,), and the least and most counts (R, B) that are best at it."""
     extra = np.maximum(budget - lower.sum(axis=1), 1)
+    gains = _worth_ranking(gains, extra)
     price = _kth_greatest(gains.reshape(len(gains), -1), extra)
     least = lower + (gains > price[:, None, None]).sum(axis=1, dtype=np.int32)
     tied = gains == np.where(np.isfinite(price), price, np.nan)[:, None, None]
     return price, least, least + tied.sum(axis=1, dtype=np.int32)
 
 
+def _worth_ranking(gains: FloatArray, k: IntArray) -> FloatArray:
+    """The first units of a table (R, M, B), without those that hold none of the k (R,) greatest gains.
+
+    A gain stands for all before it, so of every STRIDE-th unit a STRIDE-th part of k bounds the price from
+    below. Where a prompt's choice begins later than its column no gain does.
+    """
+    units = gains.shape[1]
+    if units < 4 * STRIDE or (gains[:, 0] < gains.max(axis=1)).any():
+        return gains
+    every = gains[:, STRIDE - 1 :: STRIDE].reshape(len(gains), -1)
+    wanted = -(-k // STRIDE)
+    least = np.where(wanted <= every.shape[1], _kth_greatest(every, wanted), -np.inf)
+    worth = (gains.max(axis=2) >= least[:, None]).any(axis=0)
+    return gains[:, : units - int(np.argmax(worth[::-1]))]
+
+
 def _kth_greatest(values: FloatArray, k: IntArray) -> FloatArray:
-    """For each row of `values` (R, M), its k-th greatest entry (R,)."""
+    """The k-th greatest entry (R,) of each row of `values` (R, M)."""
     width = values.shape[1]
     if width == 0:
         return np.full(len(values), -np.inf)
-    places = np.minimum(np.maximum(width - k, 0), width - 1)
-    if len(values) == 1 or (places == places[0]).all():
-        return np.partition(values, places[0], axis=1)[:, places[0]]
-    return np.take_along_axis(np.sort(values, axis=1), places[:, None], axis=1)[:, 0]
+    k = np.clip(k, 1, width)
+    most = int(k.max())
+    if k.min() < most:  # as many infinite entries as are missing make every row's place the same
+        missing = np.arange(most - k.min()) < (most - k)[:, None]
+        values = np.concatenate([values, np.where(missing, np.inf, -np.inf)], axis=1)
+    place = values.shape[1] - most
+    return np.partition(values, place, axis=1)[:, place]
 
 
 def concave_by_search(problem: Problem) -> Allocation:

@@ -24,15 +24,18 @@ from rolloutbench.solvers.concave import concave_by_table
 from rolloutbench.solvers.problem import Allocation, Problem
 
 BISECTIONS = 100
-"""Enough to bring any bracket of double-precision prices down to rounding."""
+"""Number of bisections: enough to bring any bracket of double-precision prices down to rounding."""
 
 
 WORTHLESS = 1e-290
-"""Weights below it count as 0: their prices would be beyond double precision."""
+"""Smallest weight that counts: the prices of smaller ones would be beyond double precision."""
 
 
 def continuous(problem: Problem) -> Allocation:
-    """The optimum over real counts in [lower, upper]; only for objectives `rloo` and `dr_grpo`."""
+    """Find the optimum over real counts in [lower, upper]; only for objectives `rloo` and `dr_grpo`.
+
+    Raises InputError for other objectives. Source: arXiv 2602.01601, Theorems 5.1 and 5.2.
+    """
     objective = problem.objective
     if not isinstance(objective, RLOONoise | DrGRPONoise):
         raise InputError(
@@ -69,7 +72,10 @@ def continuous(problem: Problem) -> Allocation:
 
 
 def rounded(problem: Problem) -> Allocation:
-    """Algorithm 2: floor of the continuous optimum, then one rollout at a time to the greatest gain."""
+    """Round the continuous optimum down, then hand out single rollouts to the greatest gain.
+
+    Source: arXiv 2602.01601, Algorithm 2. Raises InputError like `continuous`.
+    """
     relaxed = continuous(problem)
     floor = np.floor(np.asarray(relaxed.counts) + 1e-9).astype(np.int64)
     answer = concave_by_table(replace(problem, lower=floor))
@@ -77,13 +83,13 @@ def rounded(problem: Problem) -> Allocation:
 
 
 def _theorem_5_2(scaled: FloatArray, price: FloatArray) -> FloatArray:
-    """RLOO: n = 1 + sqrt(a / price)."""
+    """Counts by Theorem 5.2 (RLOO): n = 1 + sqrt(a / price)."""
     with np.errstate(over="ignore"):
         return 1 + np.sqrt(scaled / price)
 
 
 def _theorem_5_1(scaled: FloatArray, price: FloatArray) -> FloatArray:
-    """Dr. GRPO: the greatest root of price n^3 - a n + 2a = 0; below n = 3 there is none to be used.
+    """Counts by Theorem 5.1 (Dr. GRPO): the greatest root of price n^3 - a n + 2a = 0; n < 3 is of no use.
 
     With m = a / price it is 2 sqrt(m/3) cos(arccos(-3 sqrt(3/m)) / 3), real from m = 27 on.
     """
@@ -97,7 +103,7 @@ def _theorem_5_1(scaled: FloatArray, price: FloatArray) -> FloatArray:
 def _bisect(
     counts_at: Callable[[FloatArray], FloatArray], problem: Problem, low: float, high: float
 ) -> FloatArray:
-    """Where the total of `counts_at`, which falls from `low` to `high`, meets the budget; (R,)."""
+    """Find where the total of `counts_at`, which falls from `low` to `high`, meets the budget; (R,)."""
     lows, highs = (np.full(len(problem.p), bound) for bound in (low, high))
     for _ in range(BISECTIONS):
         middle = (lows + highs) / 2

@@ -39,7 +39,7 @@ class Problem:
         weights: npt.ArrayLike = 1.0,
         allow_zero: bool = False,
     ) -> Problem:
-        """Check and broadcast. p is (R, B) or (B,); the others broadcast against it, budget to (R,).
+        """Build a problem from p (R, B) or (B,); the others broadcast against it, `budget` to (R,).
 
         Raises InputError, with the numbers, where p is no probability or the bounds cannot be met.
         """
@@ -97,7 +97,7 @@ class Problem:
 
     @property
     def sign(self) -> int:
-        """+1 for a loss, -1 for a gain: sign * value is to be minimised."""
+        """Sign, +1 for a loss and -1 for a gain: sign * value is to be minimised."""
         return -1 if self.objective.maximise else 1
 
     @cached_property
@@ -122,7 +122,7 @@ class Problem:
         )
 
     def losses(self, top: int | None = None) -> FloatArray:
-        """What is to be minimised, (R, B, top + 1), whether a count is allowed or not."""
+        """Losses to be minimised, (R, B, top + 1), whether a count is allowed or not."""
         top = self.upper_range[1] if top is None else top
         with np.errstate(invalid="ignore"):  # weight 0 times infinity: such a prompt costs nothing
             losses: FloatArray = self.sign * self.weights[..., None] * self.objective.table(self.p, top)
@@ -139,7 +139,7 @@ class Problem:
         return np.where(allowed, losses, np.inf)
 
     def value(self, counts: IntArray | FloatArray) -> FloatArray:
-        """The objective's weighted sum (R,), in its own sense."""
+        """Weighted sum (R,) of the objective at these counts: a loss or a gain, as the objective has it."""
         worth = self.objective.at(self.p, counts)
         if self.weights.min() == 0:  # such prompts count for nothing, also where their value is infinite
             worth = np.where(self.weights > 0, worth, 0.0)
@@ -147,9 +147,22 @@ class Problem:
         return total
 
 
+def left_out(problem: Problem, counts: IntArray | FloatArray) -> BoolArray:
+    """Prompts (R, B) that could teach something and get nothing, which a mere variance calls best.
+
+    A group of no rollouts has no variance: unless the objective also charges the bias, as `mse` does, a
+    prompt without rollouts costs nothing, and so do those that matter most.
+    """
+    alive = (problem.p > 0) & (problem.p < 1) & (problem.weights > 0)
+    if problem.objective.maximise:
+        return np.zeros_like(alive)
+    free: BoolArray = problem.objective.at(problem.p, np.zeros(problem.p.shape, np.int64)) == 0
+    return alive & free & (counts < 0.5)
+
+
 @dataclass(frozen=True)
 class Allocation:
-    """An answer: `counts` (R, B), and its certificate, (R,) each.
+    """Solution of allocation problems: `counts` (R, B), and its certificate, (R,) each.
 
     `value` is the objective's sum. `price` is the dual variable: what one more rollout is worth.
     `bound` is the value of the Lagrangian dual at that price, which no integer allocation can beat: it
@@ -164,5 +177,5 @@ class Allocation:
 
     @property
     def gap(self) -> FloatArray:
-        """How far the value may be from the best, (R,)."""
+        """Distance (R,) between the value and its bound: how far the value may be from the best."""
         return np.abs(self.value - self.bound)

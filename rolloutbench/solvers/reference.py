@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from rolloutbench.objectives import Inverse, Objective
+from rolloutbench.objectives import InverseLoss, Objective
 from rolloutbench.optional import need
 from rolloutbench.protocol import FloatArray, InputError
 from rolloutbench.registry import nearest
@@ -92,7 +92,7 @@ def _interpolated(cp: Any, problem: Problem, counts: Any, constraints: list[Any]
 
 
 def _relaxed(cp: Any, objective: Objective, weights: FloatArray, p: FloatArray, counts: Any) -> Any:
-    """The formula itself; cvxpy knows the inverse ones to be convex."""
-    if not isinstance(objective, Inverse):
+    """The loss as the formula itself; cvxpy knows the inverse ones to be convex."""
+    if not isinstance(objective, InverseLoss):
         raise InputError(f"{type(objective).__name__} is no convex expression: leave interpolate on")
     return cp.multiply(weights * objective.scale(p), cp.inv_pos(counts - objective.shift)).sum()

@@ -1,0 +1,1 @@
+"""From recorded numbers to metrics, intervals, tables and figures."""

@@ -1,0 +1,1 @@
+"""Cells: what is measured, where it runs and where it is kept."""

@@ -1,0 +1,3 @@
+"""The command line: `rolloutbench`, or `python -m rolloutbench`."""
+
+from rolloutbench.cli.entry import main as main

@@ -1,0 +1,1 @@
+"""Studies: what a user describes becomes cells, and their results."""

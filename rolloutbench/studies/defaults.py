@@ -1,0 +1,71 @@
+"""What a study compares where its description does not say."""
+
+from __future__ import annotations
+
+SNAPSHOT_ALLOCATORS = (
+    "uniform",
+    "uniform[divide=2]",
+    "uniform[divide=4]",
+    "vip",
+    "vip[predictor=oracle]",
+    "knapsack",
+    "coba",
+    "hit_utility",
+    "inverse_accuracy",
+    "inverse_variance",
+    "permuted[of=vip]",
+    "weighted_uniform[of=vip]",
+    "random",
+)
+DEFAULT_ALLOCATORS = (
+    "uniform",
+    "uniform[divide=2]",
+    "effective_count",
+    "vip",
+    "vip[predictor=oracle]",
+    "knapsack",
+    "coba",
+    "dapo",
+    "ar3po",
+    "pilot_commit",
+    "reinforce_ada",
+    "mopps",
+)
+RATE_FACTORS = (0.5, 1.0, 2.0)
+"""Factors of a scenario's learning rate, of which each allocator is judged at its own best."""
+DEFAULT_PREDICTORS = (
+    "beta",
+    "last_epoch",
+    "moving_average",
+    "global_mean",
+    "ridge",
+    "gp",
+    "gp[noise=0]",
+    "sparse_gp",
+    "kalman",
+    "ensemble",
+)
+
+FEATURELESS_PREDICTORS = (
+    "beta",
+    "beta[discount=0.8]",
+    "last_epoch",
+    "moving_average",
+    "global_mean",
+    "kalman",
+    "arcsine",
+    "markov",
+)
+"""Predictors by default where prompts have no feature vectors, as in a recorded run."""
+
+TRAINING_ALLOCATORS = (
+    "uniform[divide=2]",
+    "dapo",
+    "vip",
+    "vip[predictor=oracle]",
+    "ar3po",
+    "pilot_commit",
+    "reinforce_ada",
+    "knapsack",
+)
+"""Allocators of real runs, which cost minutes each."""
