@@ -1,1 +1,1 @@
-"""Real RLVR runs of a language model behind the same protocol as the simulators. Nothing here yet."""
+"""Real RLVR runs of a language model behind the same protocol as the simulators.."""

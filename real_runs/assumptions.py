@@ -30,26 +30,28 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from rolloutbench.analysis.statistics import Interval, paired_bootstrap
 from rolloutbench.protocol import FloatArray, InputError, IntArray
 from rolloutbench.score_bank import ScoreBank
-from rolloutbench.statistics import Interval, paired_bootstrap
 
 SHRINKAGE: dict[str, Callable[[int], float]] = {"rloo": lambda n: 1.0, "dr_grpo": lambda n: (n - 1) / n}
 """Estimators whose gradient is a multiple of the leave-one-out one, and the factor."""
 
 PREDICTIONS = ("common", "own trace", "own length")
-"""What multiplies p(1-p)/(n-1): the mean of tr Cov(z) over prompts (VIP, with the right constant), the
-prompt's own tr Cov(z), or its own Var|z| (the letter of VIP's propositions, without equality)."""
+"""What multiplies p(1-p)/(n-1) in a prediction: the mean of tr Cov(z) over prompts (VIP, with the right
+constant), the prompt's own tr Cov(z), or its own Var|z| (the letter of VIP's propositions, without
+equality).
+"""
 
 
 def per_token(bank: ScoreBank) -> ScoreBank:
-    """Scores divided by the number of response tokens, as VIP defines them."""
+    """The bank with scores divided by the number of response tokens, as VIP defines them."""
     tokens = np.maximum(bank.lengths, 1).astype(np.float32)
     return replace(bank, sketches=bank.sketches / tokens[:, None], norms=bank.norms / tokens)
 
 
 def _groups(bank: ScoreBank) -> list[IntArray]:
-    """Rows of each prompt, in order of prompt."""
+    """Row numbers of each prompt, in order of prompt."""
     steps = np.unique(bank.steps)
     if len(steps) > 1:
         raise InputError(f"steps {steps[0]} to {steps[-1]}: choose one of the bank's by `at(step)`")
@@ -121,7 +123,7 @@ def gradient_variance(
 
 
 def _moments(bank: ScoreBank, rows: IntArray, n: int) -> tuple[float, float, float, float]:
-    """Of one prompt: p, the variance of the leave-one-out gradient, tr Cov(z) and Var|z|."""
+    """Statistics of one prompt: p, the variance of the leave-one-out gradient, tr Cov(z) and Var|z|."""
     rewards = bank.rewards[rows].astype(np.float64)
     p = rewards.mean()
     off = rewards - p
@@ -137,7 +139,7 @@ def _moments(bank: ScoreBank, rows: IntArray, n: int) -> tuple[float, float, flo
 
 
 def agreement(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """How well predictions of `gradient_variance` agree with what was measured, over prompts.
+    """Measure how well predictions of `gradient_variance` agree with what was measured, over prompts.
 
     One row for each estimator, n, prediction and metric: estimate, low, high (95% bootstrap over prompts),
     prompts, dropped. A prompt whose rewards are all equal has no gradient and is dropped, as logarithms
@@ -173,7 +175,7 @@ def _explained(measured: FloatArray, predicted: FloatArray) -> FloatArray:
 
 
 def _divided(above: FloatArray, below: FloatArray) -> FloatArray:
-    """NaN where the divisor is 0: of values that do not differ nothing can be said."""
+    """Ratios that are NaN where the divisor is 0: of values that do not differ nothing can be said."""
     ratio: FloatArray = np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
     return ratio
 
@@ -184,7 +186,7 @@ METRICS: dict[str, Callable[[FloatArray, FloatArray], FloatArray]] = {
     "explained": _explained,
     "ratio": lambda m, p: p.sum(axis=-1) / m.sum(axis=-1),
 }
-"""Over the last axis, of measured and predicted values."""
+"""Measures of agreement over the last axis, of measured and predicted values."""
 
 
 # The assumption itself
@@ -193,7 +195,7 @@ METRICS: dict[str, Callable[[FloatArray, FloatArray], FloatArray]] = {
 def assumption_tests(
     bank: ScoreBank, permutations: int = 999, seed: int = 0, level: float = 0.05
 ) -> pd.DataFrame:
-    """The four tests of VIP's Appendix B and three more: a row a test.
+    """Apply the four tests of VIP's Appendix B and three more: a row a test.
 
     Columns: test, of, statistic, p_value, permuted, prompts, verdict ("rejected" or "not rejected" at
     `level`).
@@ -269,6 +271,6 @@ def _pearson_p_values(off: FloatArray, values: FloatArray) -> FloatArray:
 
 
 def _share(statistics: FloatArray) -> float:
-    """Of the recorded and its shuffles (1 + S,): how many are at least as large as the first."""
+    """Share of the recorded statistic and its shuffles (1 + S,) that are at least as large as the first."""
     close = 1e-9 * np.abs(statistics[0])  # the same rewards in another order are a tie
     return float(np.mean(statistics >= statistics[0] - close))

@@ -1,6 +1,6 @@
 """A language model in training behind the protocol of the simulators: R = 1.
 
-`Request -> Outcomes` samples and verifies; `Groups -> update` finds the concrete rollouts (held.py), turns
+`Request -> Outcomes` samples and verifies; `Groups -> update` finds the concrete rollouts, turns
 advantages and shares into row weights, and lets the trainer take one policy-gradient step. What a row
 counts is that of rolloutbench/estimators.py: share / size of its group, times its advantage, times the
 sum of its tokens' log-ratios. `token` averages over all trained tokens instead: weight / tokens.
@@ -16,16 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from real_runs.engines import Engine
-from real_runs.held import Held
 from real_runs.models import LanguageModel
 from real_runs.rollouts import Prompt, Rollouts
-from real_runs.settings import TrainerAggregation
 from real_runs.tasks import Problem, Task, Verifier, rewards
 from real_runs.trainer import Batch, Trainer
+from rolloutbench.cells.collectors import CountsBySuccess, Totals
+from rolloutbench.environment import Environment
 from rolloutbench.estimators import group_advantages, prompt_shares
-from rolloutbench.metrics import CountsBySuccess, Totals
+from rolloutbench.held import KEY, Held
 from rolloutbench.protocol import (
-    Environment,
     FloatArray,
     Groups,
     IntArray,
@@ -35,15 +34,16 @@ from rolloutbench.protocol import (
     Request,
     Setting,
     State,
+    TrainerAggregation,
 )
 
 PHASES = ("generation", "verification", "update")
-"""What the seconds of a step are spent on, beside the allocator."""
+"""Phases of a step on which seconds are spent, beside the allocator."""
 
 
 @dataclass(frozen=True)
-class Pool:
-    """The training prompts: `problems`, their token ids, and pass rates (Q,) before training."""
+class TrainingPool:
+    """Training prompts: `problems`, their token ids, and pass rates (Q,) before training."""
 
     problems: Sequence[Problem]
     prompts: Sequence[Prompt]
@@ -51,13 +51,13 @@ class Pool:
 
 
 class RealRun(Environment):
-    """Samples from a model, has the responses verified, and trains it."""
+    """Environment that samples from a model, has the responses verified, and trains the model."""
 
     def __init__(
         self,
         setting: Setting,
         stream: PromptStream,
-        pool: Pool,
+        pool: TrainingPool,
         task: Task,
         model: LanguageModel,
         engine: Engine,
@@ -77,31 +77,53 @@ class RealRun(Environment):
         """Seconds in which an oracle measured, within those of its allocator."""
         self.step = 0
         self._held = Held(reusable)
-        self._sampled: list[Rollouts] = []
+        self._rollouts, self._keys = Rollouts.none(), np.zeros(0, np.int64)
+        """Responses that may still be trained on, and their keys, ascending."""
 
     def generate(self, request: Request) -> Outcomes:
-        """Sample and verify; the rollouts are kept for the update."""
+        """Sample and verify the requested rollouts, and keep them for the update."""
         places = np.flatnonzero(request.counts[0] > 0)
         prompts, counts = request.prompts[0, places], request.counts[0, places]
         rollouts, source = self.sample(prompts, counts)
         self.tokens += int(rollouts.lengths.sum())
-        self._held.add(rollouts)
-        self._sampled.append(rollouts)
-        successes = np.zeros_like(request.counts)
-        successes[0, places] = np.bincount(source, rollouts.rewards, len(places)).astype(np.int64)
-        return Outcomes(request.prompts, request.counts, successes)
+        lost = np.isnan(rollouts.raw) & (self.trainer.settings.no_verdict == "drop")
+        self._keep(rollouts[~lost])
+        sums = np.zeros((3, *request.counts.shape), dtype=np.int64)
+        for total, rows in zip(sums, (~lost, ~lost & (rollouts.rewards > 0), lost), strict=True):
+            total[0, places] = np.bincount(source[rows], minlength=len(places))
+        return Outcomes(request.prompts, sums[0], sums[1], sums[2] if lost.any() else None)
+
+    def _keep(self, rollouts: Rollouts) -> None:
+        """Keep responses of this step until no update can use them."""
+        keys = self._held.add(rollouts.prompts, rollouts.rewards > 0, self.step)
+        self._rollouts = Rollouts.joined([self._rollouts, rollouts])
+        self._keys = np.concatenate([self._keys, keys])
+
+    def _of(self, keys: IntArray) -> Rollouts:
+        """The responses with these keys."""
+        return self._rollouts[np.searchsorted(self._keys, keys)]
+
+    def _forget(self) -> None:
+        """Drop the responses that no update will use any more."""
+        kept = np.isin(self._keys, self._held.keys)
+        self._rollouts, self._keys = Rollouts.joined([self._rollouts[kept]]), self._keys[kept]
 
     def sample(self, prompts: IntArray, counts: IntArray) -> tuple[Rollouts, IntArray]:
-        """`counts` (P,) verified rollouts of pool prompts (P,), and each one's place among them (N,)."""
-        with self._timed("generation"):
+        """Sample and verify `counts` (P,) rollouts of pool prompts (P,).
+
+        Returns the N rollouts, and each one's place among the prompts (N,).
+        """
+        with self._time("generation"):
             sampled = self.engine.generate([self.pool.prompts[q] for q in prompts], counts)
-        with self._timed("verification"):
+        with self._time("verification"):
             responses = [
                 self.model.decode(tokens[:length])
                 for tokens, length in zip(sampled.tokens, sampled.lengths, strict=True)
             ]
             ids = prompts[sampled.source]
             raw = self.verifier.score([self.pool.problems[q] for q in ids], responses)
+            if self.trainer.settings.unfinished == "lost":
+                raw = np.where(sampled.finished, raw, np.nan)
             self.unverified += int(np.isnan(raw).sum())
             given = rewards(raw, self.task.threshold)
         steps = np.full(len(ids), self.step)
@@ -109,7 +131,7 @@ class RealRun(Environment):
         return rollouts, sampled.source
 
     def pass_rates(self, prompts: IntArray, trials: int) -> FloatArray:
-        """Success probabilities (1, B) of prompts (1, B), measured by `trials` unpaid rollouts each."""
+        """Measure success probabilities (1, B) of prompts (1, B) by `trials` unpaid rollouts each."""
         started, before = time.perf_counter(), (self.seconds.copy(), self.unverified)
         known = np.maximum(prompts[0], 0)
         rollouts, source = self.sample(known, np.full(len(known), trials))
@@ -118,48 +140,51 @@ class RealRun(Environment):
         return (np.bincount(source, rollouts.rewards, len(known)) / trials)[None]
 
     def update(self, groups: Groups) -> dict[str, FloatArray]:
-        """One step of the trainer; returns what it measured, each (1,)."""
+        """Take one step of the trainer; returns what it measured, each (1,)."""
         merged = self.ledger.step_merged
         if merged is not None:
             self.counts.add(self.pool.pass_rates[merged.prompts], merged.counts)
         self.totals.add(groups, merged)
-        with self._timed("update"):
+        with self._time("update"):
             measured = self.trainer.update(self.batch(groups))
             self.engine.sync()
-        self._held.end_step(Rollouts.joined([Rollouts.none(), *self._sampled]), int(self.ledger.held[0]))
-        self._sampled = []
+        self._held.end_step(int(self.ledger.held[0]))
+        self._forget()
         self.step += 1
         return {name: np.array([value]) for name, value in measured.items()}
 
     def batch(self, groups: Groups) -> Batch:
-        """The concrete rows of `groups` (1, B), with advantages and weights. They are then used up."""
+        """Find the concrete rows of `groups` (1, B), with advantages and weights. They are then used up."""
         try:
             kept, columns = self._held.take(groups)
-            reused, joined = self._held.reused(groups, self.step)
+            again, joined = self._held.reused(groups, self.step)
         except ValueError as error:
             raise ProtocolError(f"the allocator {error}") from None
         plus, minus, size = (values[0] for values in group_advantages(self.setting.estimator, groups))
         option = "" if groups.reused is None else groups.reused.option
         if option == "II":  # only in the group's mean and standard deviation
-            reused, joined = Rollouts.none(), joined[:0]
-        rollouts = Rollouts.joined([kept, reused])
+            again, joined = again[:0], joined[:0]
+        rollouts = self._of(np.concatenate([kept, again])[:, KEY])
         columns = np.concatenate([columns, joined])
         if self.aggregation == "token":
             weights = groups.weights[0][columns] / max(int(rollouts.lengths.sum()), 1)
         else:
             weights = (prompt_shares(self.aggregation, groups)[0] / size)[columns]
-        again = np.arange(len(rollouts)) >= len(kept)
+        stored = np.arange(len(rollouts)) >= len(kept)
         stale = (rollouts.steps < self.step) & (self.trainer.settings.stale == "recorded")
+        advantages = np.where(rollouts.rewards > 0, plus[columns], minus[columns])
+        if self.trainer.settings.no_verdict == "mask":
+            advantages = np.where(np.isnan(rollouts.raw), 0.0, advantages)
         return Batch(
             rollouts,
             [self.pool.prompts[q] for q in rollouts.prompts],
-            np.where(rollouts.rewards > 0, plus[columns], minus[columns]),
+            advantages,
             weights,
-            np.where(again, option == "replay", stale),
+            np.where(stored, option == "replay", stale),
         )
 
     def columns(self) -> dict[str, FloatArray]:
-        """Sums since the start for the table of curves, each (1,); `counts@` since the last call."""
+        """Columns for the table of curves, each (1,): sums since the start; `counts@` since the last call."""
         return {
             "tokens": np.array([float(self.tokens)]),
             **{f"seconds_{phase}": np.array([spent]) for phase, spent in self.seconds.items()},
@@ -170,7 +195,7 @@ class RealRun(Environment):
         }
 
     def state_dict(self) -> State:
-        """All that a resumed run needs, the allocator's own state apart."""
+        """Everything that a resumed run needs, except the allocator's own state."""
         return {
             "step": self.step,
             "tokens": self.tokens,
@@ -180,29 +205,31 @@ class RealRun(Environment):
             "ledger": self.ledger.state_dict(),
             "totals": vars(self.totals),
             "counts": vars(self.counts),
-            "waiting": vars(self._held.waiting),
-            "archive": vars(self._held.archive),
+            "held": self._held.state_dict(),
+            "rollouts": vars(self._rollouts),
+            "keys": self._keys,
             "engine": self.engine.state_dict(),
             "trainer": self.trainer.state_dict(),
             "rng": self.setting.rng.bit_generator.state,
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from there."""
+        """Continue where `state_dict` was taken, with the same weights in trainer and engine."""
         self.step, self.tokens, self.unverified = state["step"], state["tokens"], state["unverified"]
         self.seconds = dict(state["seconds"])
         self.stream.load_state_dict(state["stream"])
         self.ledger.load_state_dict(state["ledger"])
         vars(self.totals).update(state["totals"])
         vars(self.counts).update(state["counts"])
-        self._held.waiting, self._held.archive = Rollouts(**state["waiting"]), Rollouts(**state["archive"])
+        self._held.load_state_dict(state["held"])
+        self._rollouts, self._keys = Rollouts(**state["rollouts"]), state["keys"]
         self.engine.load_state_dict(state["engine"])
         self.trainer.load_state_dict(state["trainer"])
         self.engine.sync()
         self.setting.rng.bit_generator.state = state["rng"]
 
     @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
+    def _time(self, phase: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
             yield

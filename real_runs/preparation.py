@@ -1,32 +1,37 @@
 """What all runs of a study share: the model before training, the prompts, and what is known of them.
 
 Pass rates before training are measured once by unpaid rollouts and cached beside the model, like its
-warm-up: they bin prompts by difficulty, and are the accuracy at step 0.
+warm-up: they bin prompts by difficulty, and are the accuracy at step 0. Features of the prompts are kept
+with them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import filelock
 import numpy as np
 import pandas as pd
 
-from real_runs import checkpoint
 from real_runs.engines import Engine, engine
 from real_runs.models import LanguageModel, features
 from real_runs.rollouts import Prompt
 from real_runs.settings import RealScenario
 from real_runs.tasks import Problem, Verifier, problems, rewards
-from rolloutbench.experiment import describe, source_digest
+from rolloutbench import checkpoint
+from rolloutbench.cells.cell import describe, source_digest
+from rolloutbench.files import Damaged
 from rolloutbench.protocol import FeatureArray, FloatArray, IntArray
 
 HELD_OUT_TIMES = 2
-"""Held-out prompts are measured with as many times the rollouts of training prompts."""
+"""Rollouts that measure a held-out prompt, as a multiple of those of a training prompt."""
+ROLLOUTS_AT_ONCE = 2048
+"""Rollouts that are sampled from one word of progress to the next, before training."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,13 @@ class Prompts:
 
     @property
     def pass_rates(self) -> FloatArray:
-        """Share of the trials that succeeded (Q,)."""
+        """Share of each prompt's trials that succeeded (Q,)."""
         return self.successes / self.trials
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Model, prompts, and features (Q, d) of the training prompts for predictors that read them."""
+    """A model, its prompts, and features (Q, d) of the training prompts for predictors that read them."""
 
     model: LanguageModel
     train: Prompts
@@ -55,44 +60,73 @@ class Prepared:
 
 
 def new_engine(scenario: RealScenario, model: LanguageModel, seed: int) -> Engine:
-    """The scenario's engine."""
+    """Make the scenario's engine, which samples from `model`."""
     return engine(
-        scenario.engine,
+        scenario.engine.name,
         model=model,
         max_new_tokens=scenario.task.max_new_tokens,
         temperature=scenario.temperature,
         seed=seed,
+        stop=scenario.task.stop,
+        **asdict(scenario.engine),
     )
 
 
-def prepare(scenario: RealScenario, seed: int, cache: Path) -> Prepared:
-    """Load or warm up the model, and measure the prompts where that was not done before."""
+def prepare(
+    scenario: RealScenario, seed: int, cache: Path, tell: Callable[[str], None] = lambda doing: None
+) -> Prepared:
+    """Load or warm up the model, and measure the prompts where that was not done before.
+
+    `tell` is told what is being done, in a few words.
+    """
+    tell("the model is loaded, or made if it is not in the cache")
     model = scenario.model.load(scenario.task, scenario.device, cache)
     both = problems(scenario.task, seed)
     trials = scenario.initial_rollouts, scenario.initial_rollouts * HELD_OUT_TIMES
-    path = _measured(scenario, seed, cache)
+    path = _measurements(scenario, seed, cache)
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            sampler = new_engine(scenario, model, seed)
-            with scenario.task.verifier() as verifier:
-                measured = [
-                    successes(scenario, model, sampler, verifier, part, times)
-                    for part, times in zip(both, trials, strict=True)
-                ]
-            checkpoint.save(path, {"train": measured[0], "held_out": measured[1]})
+        if not _is_measured(path):
+            total = sum(len(part) * times for part, times in zip(both, trials, strict=True))
+            measured, done = [], 0
+            with closing(new_engine(scenario, model, seed)) as sampler, scenario.task.verifier() as verifier:
+                for part, times in zip(both, trials, strict=True):
+                    found = []
+                    for few in _parts(part, times):
+                        tell(f"pass rates before training, {done:,} of {total:,} rollouts")
+                        found.append(successes(scenario, model, sampler, verifier, few, times))
+                        done += len(few) * times
+                    measured.append(np.concatenate(found))
+            tell("features of the prompts")
+            seen = features(model, both[0])
+            checkpoint.save(path, {"train": measured[0], "held_out": measured[1], "features": seen})
         state = checkpoint.load(path)
     train, held_out = (
-        Prompts(part, [model.encode(problem.prompt) for problem in part], state[name], times)
+        Prompts(part, [model.encode(problem.question) for problem in part], state[name], times)
         for name, part, times in zip(("train", "held_out"), both, trials, strict=True)
     )
-    return Prepared(model, train, held_out, features(model, both[0])[None])
+    return Prepared(model, train, held_out, state["features"][None])
+
+
+def _parts(problems: Sequence[Problem], times: int) -> Iterator[Sequence[Problem]]:
+    """Problems in parts, each of about `ROLLOUTS_AT_ONCE` rollouts."""
+    size = max(ROLLOUTS_AT_ONCE // times, 1)
+    for start in range(0, len(problems), size):
+        yield problems[start : start + size]
+
+
+def _is_measured(path: Path) -> bool:
+    """Whether the measurements are there and as they were written; damaged ones are made again."""
+    try:
+        return path.exists() and bool(checkpoint.load(path))
+    except Damaged:
+        return False
 
 
 def pass_rates(scenario: RealScenario, seed: int, cache: Path) -> pd.DataFrame:
-    """Of the training prompts before training, as `prepare` measured them: prompt, pass_rate, trials."""
-    path = _measured(scenario, seed, cache)
-    if not path.exists():  # the runs were made elsewhere
+    """Pass rates of the training prompts before training: a table of prompt, pass_rate and trials."""
+    path = _measurements(scenario, seed, cache)
+    if not _is_measured(path):  # the runs were made elsewhere
         prepare(scenario, seed, cache)
     successes = checkpoint.load(path)["train"]
     trials = scenario.initial_rollouts
@@ -100,8 +134,8 @@ def pass_rates(scenario: RealScenario, seed: int, cache: Path) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _measured(scenario: RealScenario, seed: int, cache: Path) -> Path:
-    """Where the measurements of these prompts by this model are kept."""
+def _measurements(scenario: RealScenario, seed: int, cache: Path) -> Path:
+    """Path of the measurements of these prompts by this model."""
     what = (
         scenario.task,
         scenario.data,
@@ -124,7 +158,7 @@ def successes(
     trials: int,
 ) -> IntArray:
     """How many of `trials` rollouts of each problem (Q,) succeed. Nobody pays for them."""
-    prompts = [model.encode(problem.prompt) for problem in of]
+    prompts = [model.encode(problem.question) for problem in of]
     sampled = sampler.generate(prompts, np.full(len(of), trials))
     responses = [
         model.decode(tokens[:length]) for tokens, length in zip(sampled.tokens, sampled.lengths, strict=True)

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 
 from real_runs.assumptions import agreement, assumption_tests, gradient_variance
 from real_runs.rollouts import Rollouts
 from real_runs.sketches import sketch
-from real_runs.training import Run, TrainingCell, started
-from rolloutbench import tables as terminal
+from real_runs.training import TrainingCell, TrainingRun, start
+from rolloutbench.analysis import tables as terminal
 from rolloutbench.protocol import InputError
 from rolloutbench.score_bank import ScoreBank, write_bank
 
@@ -28,9 +27,9 @@ NO_TESTS = pd.DataFrame(
     columns=["test", "of", "statistic", "p_value", "permuted", "prompts", "verdict", "step"]
 )
 MOST_PROMPTS = 500
-"""Where nobody says how many."""
+"""Most prompts that are recorded where nobody says how many."""
 HALVES = {False: "the same rollouts", True: "other rollouts"}
-"""What a prediction knows: what was measured, which flatters it; or as many others, whose noise blurs it."""
+"""Rollouts that a prediction knows: the measured ones, which flatters it; or others, whose noise blurs it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,11 @@ def record(
 
     Raises InputError where the pool has fewer prompts.
     """
-    with started(cell) as run:
+    with start(cell, tell) as run:
+        if not isinstance(run, TrainingRun):
+            raise InputError("--trainer: scores are taken between steps of our own trainer; ppo is expected")
+        if getattr(cell.scenario.trainer, "lora", 0):
+            raise InputError("--trainer: scores are of all weights, not of adapters; lora=0 is expected")
         train = run.prepared.train
         prompts = min(MOST_PROMPTS, len(train.problems)) if prompts is None else prompts
         if prompts > len(train.problems):
@@ -67,7 +70,7 @@ def record(
         for step in range(max(at) + 1):
             if step in at:
                 tell(f"step {step}: {prompts} prompts x {rollouts} rollouts")
-                parts.append(_scored(run, prompts, rollouts, dimensions, cell.seed))
+                parts.append(_score(run, prompts, rollouts, dimensions, cell.seed))
             if step < max(at):
                 tell(f"step {step}: training with {cell.allocator_name}")
                 run.step()
@@ -121,7 +124,9 @@ def record(
     return Recorded(bank, known, conditions, *whole)
 
 
-def _scored(run: Run, prompts: int, rollouts: int, dimensions: int, seed: int) -> tuple[Rollouts, Any, Any]:
+def _score(
+    run: TrainingRun, prompts: int, rollouts: int, dimensions: int, seed: int
+) -> tuple[Rollouts, Any, Any]:
     environment = run.environment
     sampled, _ = environment.sample(np.arange(prompts), np.full(prompts, rollouts))
     texts = [environment.pool.prompts[q] for q in sampled.prompts]
@@ -131,9 +136,9 @@ def _scored(run: Run, prompts: int, rollouts: int, dimensions: int, seed: int) -
 
 
 def write(found: Recorded, directory: Path) -> None:
-    """The bank, and in `scores` tables and scatter plots: so a bank can lie in its study's directory."""
-    from rolloutbench.plotting.panels import save
-    from rolloutbench.plotting.scores import variance_scatter
+    """Write the bank, and in `scores` tables and plots: so a bank can lie in its study's directory."""
+    from rolloutbench.analysis.plotting.panels import save
+    from rolloutbench.analysis.plotting.scores import variance_scatter
 
     write_bank(found.bank, directory, found.known)
     scores = directory / "scores"
@@ -149,23 +154,23 @@ def write(found: Recorded, directory: Path) -> None:
         save(variance_scatter(table, about, found.agreement[here]), scores, name)
 
 
-def tables(found: Recorded) -> list[Table]:
-    """What the terminal shows."""
+def sheets(found: Recorded) -> list[terminal.Sheet]:
+    """What the terminal shows: the tests, and how well the variance of gradients is predicted."""
     tests = found.tests.assign(p_value=[f"{p:.3g}" for p in found.tests.p_value])
-    shown = [terminal.plain("tests of VIP's Assumption 4.1", tests, found.conditions)]
+    priorities = {"prompts": 1, "permuted": 2, "statistic": 3}
+    shown = [terminal.plain("tests of VIP's Assumption 4.1", tests, found.conditions, priorities)]
     spans = found.agreement.assign(
         estimate=[
             f"{row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.agreement.itertuples()
         ]
     ).drop(columns=["low", "high"])
     title = "predicted against measured variance of a prompt's gradient; 95% intervals over prompts"
-    shown.append(terminal.plain(title, spans, found.conditions))
+    priorities = {"dropped": 1, "prompts": 2, "n": 3, "estimator": 4}
+    shown.append(terminal.plain(title, spans, found.conditions, priorities))
     return shown
 
 
 def as_json(found: Recorded) -> dict[str, Any]:
-    """Tables as lists of rows."""
-    return {
-        name: getattr(found, name).astype(object).where(getattr(found, name).notna(), None).to_dict("records")
-        for name in ("tests", "agreement")
-    } | {"conditions": found.conditions}
+    """The tables as lists of rows, with the conditions."""
+    rows = {name: terminal.as_records(getattr(found, name)) for name in ("tests", "agreement")}
+    return rows | {"conditions": found.conditions}

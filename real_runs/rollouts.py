@@ -12,14 +12,14 @@ import numpy.typing as npt
 from rolloutbench.protocol import BoolArray, FloatArray, IntArray
 
 Prompt = Sequence[int]
-"""Token ids."""
+"""A prompt as its token ids."""
 TokenArray = npt.NDArray[np.int32]
 LogProbArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """N responses to a list of prompts.
+    """N responses to a list of prompts, as an engine returns them.
 
     `source` (N,): the place in that list, ascending. `tokens` (N, T): ids, the end token among them, 0
     beyond `lengths` (N,). `logprobs` (N, T): of each token under the distribution it was drawn from, 0
@@ -34,13 +34,13 @@ class Sampled:
 
     @property
     def total_tokens(self) -> int:
-        """Of all responses."""
+        """Number of tokens of all responses."""
         return int(self.lengths.sum())
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """N verified responses.
+    """N verified responses with their rewards.
 
     `prompts` (N,): ids in the training pool. `tokens`, `lengths`, `logprobs`: as in `Sampled`. `rewards`
     (N,): 0 or 1. `raw` (N,): what the verifier said. `steps` (N,): when they were sampled.
@@ -56,14 +56,14 @@ class Rollouts:
 
     @classmethod
     def none(cls) -> Self:
-        """No rollouts."""
+        """Rollouts of which there are none: arrays of length 0."""
         whole, real = np.zeros(0, np.int64), np.zeros(0)
         tokens, logprobs = np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)
         return cls(whole, tokens, whole, logprobs, whole, real, whole)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """All rollouts of the parts, in order, cut to the longest."""
+        """All rollouts of the parts, in order, with as many columns of tokens as the longest needs."""
         width = max((int(part.lengths.max(initial=0)) for part in parts), default=0)
         columns = {}
         for field in fields(cls):

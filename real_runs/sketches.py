@@ -63,9 +63,10 @@ def sketch(
     for start in range(0, len(order), rows):
         chosen = order[start : start + rows]
         found = _Scores(projections, len(chosen), network.device)
-        with _frozen(network), found.attached(network):
+        with _freeze(network), found.attach(network):
+            asked = [prompts[row] for row in chosen]
             logprobs: Any = response_logprobs(
-                network, [prompts[row] for row in chosen], tokens[chosen], lengths[chosen], temperature
+                network, asked, tokens[chosen], lengths[chosen], temperature, in_rows=True
             )
             logprobs.sum().backward()
         sketches[chosen] = found.blocks.flatten(1).cpu().numpy()
@@ -87,7 +88,7 @@ class _Signs:
 
 
 def _projections(network: Any, blocks: int, seed: int) -> dict[int, _Signs]:
-    """By the identity of the matrix, so that tied layers share theirs."""
+    """Projections by the identity of the matrix, so that tied layers share theirs."""
     generator = torch.Generator().manual_seed(seed)
     found: dict[int, _Signs] = {}
     for module in network.modules():
@@ -100,7 +101,7 @@ def _projections(network: Any, blocks: int, seed: int) -> dict[int, _Signs]:
 
 
 class _Scores:
-    """What the hooks of one backward pass gather: `blocks` (N, c, BLOCK, BLOCK) and `squares` (N,)."""
+    """Sums that the hooks of one backward pass gather: `blocks` (N, c, BLOCK, BLOCK) and `squares` (N,)."""
 
     def __init__(self, projections: dict[int, _Signs], rows: int, device: torch.device) -> None:
         self.projections, self.rows = projections, rows
@@ -110,9 +111,9 @@ class _Scores:
         self.uses: dict[int, list[tuple[torch.Tensor, torch.Tensor, bool]]] = {}
 
     @contextmanager
-    def attached(self, network: Any) -> Iterator[None]:
+    def attach(self, network: Any) -> Iterator[None]:
         handles = [
-            module.register_forward_hook(self._seen)
+            module.register_forward_hook(self._after_forward)
             for module in network.modules()
             if isinstance(module, torch.nn.Linear | torch.nn.Embedding)
         ]
@@ -122,7 +123,7 @@ class _Scores:
             for handle in handles:
                 handle.remove()
 
-    def _seen(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+    def _after_forward(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
         if output.ndim != 3 or len(output) != self.rows:
             raise InputError(
                 f"network: {type(module).__name__} gives {tuple(output.shape)}, not rows by places"
@@ -131,16 +132,16 @@ class _Scores:
             output.requires_grad_()
         given = inputs[0].detach()
         if isinstance(module, torch.nn.Embedding):
-            output.register_hook(lambda gradient: self._embedded(module, given, gradient))
+            output.register_hook(lambda gradient: self._add_embedding(module, given, gradient))
         else:
-            output.register_hook(lambda gradient: self._multiplied(module, given, gradient))
+            output.register_hook(lambda gradient: self._add_linear(module, given, gradient))
 
-    def _multiplied(self, module: Any, given: torch.Tensor, gradient: torch.Tensor) -> None:
+    def _add_linear(self, module: Any, given: torch.Tensor, gradient: torch.Tensor) -> None:
         signs = self.projections[id(module.weight)]
         left, right = gradient.float(), given.float()
         self._add(module.weight, left @ signs.left, right @ signs.right, (left, right, False))
 
-    def _embedded(self, module: Any, ids: torch.Tensor, gradient: torch.Tensor) -> None:
+    def _add_embedding(self, module: Any, ids: torch.Tensor, gradient: torch.Tensor) -> None:
         # As a matrix (vocabulary, width) times a one-hot vector, seen from its other side.
         signs = self.projections[id(module.weight)]
         right = gradient.float()
@@ -167,7 +168,7 @@ class _Scores:
 def _inner(
     one: tuple[torch.Tensor, torch.Tensor, bool], two: tuple[torch.Tensor, torch.Tensor, bool]
 ) -> torch.Tensor:
-    """<G, G'> (N,) of two gradients in factors; a left factor that is one-hot is given by its ids."""
+    """Inner products <G, G'> (N,) of gradients in factors; a one-hot left factor is given by its ids."""
     left, right, hot = one
     other, other_right, other_hot = two
     if hot and other_hot:
@@ -182,8 +183,8 @@ def _inner(
 
 
 @contextmanager
-def _frozen(network: Any) -> Iterator[None]:
-    """No gradients of the weights themselves: they are what costs."""
+def _freeze(network: Any) -> Iterator[None]:
+    """Compute no gradients of the weights themselves: they are what costs."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         for parameter in trained:

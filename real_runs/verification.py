@@ -12,11 +12,10 @@ import contextlib
 import math
 import os
 import signal
-import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Annotated, Self, TypeAlias
@@ -27,20 +26,21 @@ import numpy as np
 from pydantic import Field
 
 from real_runs.tasks import Problem, Verifier
+from rolloutbench.cells.processes import ignore_interrupts
 from rolloutbench.protocol import FloatArray, InputError
 
 Score: TypeAlias = Callable[[Problem, str], float]
 """The raw reward in [0, 1] of a response to a problem."""
 
 Timeout: TypeAlias = Annotated[float, Field(gt=0, le=86_400)]
-"""Seconds for one response."""
+"""Seconds that the verification of one response may take."""
 Workers: TypeAlias = Annotated[int, Field(ge=1, le=1024)] | None
-"""Processes; None is one for each core, at most 8."""
+"""Number of worker processes; None is one for each core, at most 8."""
 
 STARTING = 300.0
 """Seconds in which a worker must have made its verifier, imports and all."""
 STARTS = 3
-"""How many workers in a row may die on the way there."""
+"""Number of workers in a row that may die before they have made their verifier."""
 MEMORY = 4 * 2**30
 """Bytes that a worker may hold (Linux): 9^(9^9) is an easy answer to write and raises MemoryError here."""
 
@@ -70,7 +70,7 @@ class PooledVerifier(Verifier):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End all workers."""
+        """End all worker processes."""
         for worker in self._pool:
             worker.end()
         self._pool.clear()
@@ -93,7 +93,7 @@ class PooledVerifier(Verifier):
                         worker.send(row, problems[row], responses[row], self.timeout)
                 for worker in _due(self._pool):
                     row_or_none = worker.row
-                    score = self._heard_from(worker)
+                    score = self._hear_from(worker)
                     if row_or_none is not None:
                         raw[row_or_none] = score
                 self._fill()
@@ -104,7 +104,7 @@ class PooledVerifier(Verifier):
         return raw
 
     def _fill(self) -> None:
-        """As many workers as there should be; the dead are replaced."""
+        """Start as many workers as there should be; the dead are replaced."""
         for worker in [worker for worker in self._pool if not worker.process.is_alive()]:
             # Where a response or a reason not to start may be on its way, it is heard first.
             if worker.row is None and (worker.ready or not worker.connection.poll()):
@@ -112,8 +112,8 @@ class PooledVerifier(Verifier):
         while len(self._pool) < self.workers:
             self._pool.append(_Worker(self.make, self.timeout))
 
-    def _heard_from(self, worker: _Worker) -> float:
-        """The score that it sends; NaN where it has none, is dead or late, and must be replaced."""
+    def _hear_from(self, worker: _Worker) -> float:
+        """Receive a worker's score; NaN where it has none, is dead or late, and must be replaced."""
         try:
             if not worker.connection.poll():
                 raise TimeoutError
@@ -140,13 +140,13 @@ class PooledVerifier(Verifier):
 
 
 class _Worker:
-    """One process, what it is at (the row of a response, if any) and when that must be done."""
+    """A worker process, the row of the response that it is at, if any, and when that must be done."""
 
     def __init__(self, make: Callable[[], Score], timeout: float) -> None:
         context = loky.backend.get_context("loky")  # a fresh interpreter that does not run the script again
         self.connection, there = context.Pipe()
         self.process = context.Process(target=_work, args=(make, timeout, there), daemon=True)
-        with _interrupts_ignored():
+        with ignore_interrupts():
             self.process.start()
         there.close()  # so that this side reads the end when the process is gone
         self.ready = False
@@ -166,7 +166,7 @@ class _Worker:
 
 
 def _due(pool: Sequence[_Worker]) -> list[_Worker]:
-    """Workers that have something to say, are dead or are late, as soon as there are any."""
+    """Wait until some workers have something to say, are dead or are late; returns those."""
     patience = min(worker.deadline for worker in pool) - time.monotonic()
     heard = wait([worker.connection for worker in pool], None if math.isinf(patience) else max(patience, 0))
     now = time.monotonic()
@@ -174,7 +174,7 @@ def _due(pool: Sequence[_Worker]) -> list[_Worker]:
 
 
 def _work(make: Callable[[], Score], timeout: float, connection: Connection) -> None:
-    """The life of a worker: None once ready, or why it never will be; then a score for each response."""
+    """Serve as a worker: send None once ready, or why it never will be; then a score for each response."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)  # what verifiers print is no part of this program's output
     warnings.simplefilter("ignore")  # of what responses made of the libraries that read them
@@ -212,16 +212,3 @@ def _bound_memory() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-
-
-@contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """A process started here ignores Ctrl-C from its first moment: it is for this one to answer."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

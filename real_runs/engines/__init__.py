@@ -13,29 +13,32 @@ from rolloutbench.registry import nearest
 
 
 class Engine(Protocol):
-    """Samples from one model, whose weights an update may change."""
+    """Sampler of responses from one model, whose weights an update may change."""
 
     exact: bool
     """Whether sampling log-probs equal the trainer's, so that none need be computed again."""
 
     def generate(self, prompts: Sequence[Prompt], counts: IntArray) -> Sampled:
-        """`counts` (P,) responses to each of P prompts; 0 asks for none."""
+        """Sample `counts` (P,) responses to each of P prompts; 0 asks for none."""
 
     def sync(self) -> None:
-        """The model's weights have changed."""
+        """Take over the model's weights after they have changed."""
+
+    def close(self) -> None:
+        """Give up the memory; the engine is of no use after that."""
 
     def state_dict(self) -> State:
-        """Where the random numbers are, as arrays."""
+        """State of the random numbers, as arrays."""
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from there."""
+        """Continue the random numbers where `state_dict` was taken."""
 
 
 ENGINES = {
     "transformers": "real_runs.engines.transformers:TransformersEngine",
     "vllm": "real_runs.engines.vllm:VLLMEngine",
 }
-"""Where the class of each is; imported only when asked for."""
+"""Paths of the engines' classes by name; a class is imported only when asked for."""
 
 
 def engine(
@@ -46,7 +49,10 @@ def engine(
     seed: int = 0,
     **options: Any,
 ) -> Engine:
-    """The engine of that name; `options` are its own, see its class. Raises InputError at an unknown name."""
+    """Make the engine of that name; `options` are its own, see its class.
+
+    Raises InputError at an unknown name.
+    """
     if name not in ENGINES:
         raise InputError(f"unknown engine '{name}': {nearest(name, ENGINES)}")
     module, _, attribute = ENGINES[name].partition(":")

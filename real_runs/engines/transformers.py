@@ -1,10 +1,10 @@
 """Sampling with transformers: prompts read once, their keys and values copied for each response.
 
-Prompts are padded on the left and read in one pass; the rows of the cache are then repeated to the
-counts. Tokens are drawn row by row from softmax(logits / temperature) in single precision, so sampling
-log-probs are the trainer's own. Two ways to take a step: `_Growing`, whose cache grows by a column a
-token and loses the rows of finished responses; and `_Fixed`, whose buffers keep their shapes and
-addresses, so that on CUDA the step is a captured graph and costs one launch instead of hundreds.
+Prompts are read as `real_runs/reading.py` says; the rows of the cache are then repeated to the counts.
+Tokens are drawn row by row from softmax(logits / temperature) in single precision, so sampling log-probs
+are the trainer's own. Two ways to take a step: `_Growing`, whose cache grows by a column a token and loses
+the rows of finished responses; and `_Fixed`, whose buffers keep their shapes and addresses, so that on CUDA
+the step is a captured graph and costs one launch instead of hundreds.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from real_runs.engines.stopping import StopStrings
 from real_runs.models import LanguageModel
+from real_runs.reading import read_prompts
 from real_runs.rollouts import Prompt, Sampled
 from rolloutbench.protocol import InputError, IntArray, State
 
 
 class TransformersEngine:
-    """Samples from a model's own weights.
+    """Engine that samples from a model's own weights.
 
-    `rows`: responses sampled side by side. `bf16`: whether to sample from a copy of the weights in
+    `stop`: strings at which a response ends, the token that completes one its last. `rows`: responses
+    sampled side by side. `bf16`: whether to sample from a copy of the weights in
     bfloat16, brought up to date by `sync`; by default on CUDA. `static`: whether to step at fixed shapes;
     by default on CUDA for networks that can. `graphs`: whether to capture these steps; by default on CUDA.
     """
@@ -36,6 +39,7 @@ class TransformersEngine:
         max_new_tokens: int,
         temperature: float = 1.0,
         seed: int = 0,
+        stop: Sequence[str] = (),
         rows: int = 1024,
         bf16: bool | None = None,
         static: bool | None = None,
@@ -55,30 +59,31 @@ class TransformersEngine:
         self.exact = not (cuda if bf16 is None else bf16)
         self.graphs = cuda if graphs is None else graphs
         self._static = static
-        self._network = model.network if self.exact else _in_bf16(model.network)
+        self._stop = StopStrings(stop, model.decode, model.network.config.vocab_size) if stop else None
+        self._network: Any = model.network if self.exact else _in_bf16(model.network)
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._fixed: _Fixed | None = None
 
     def generate(self, prompts: Sequence[Prompt], counts: IntArray) -> Sampled:
-        """`counts` (P,) responses to each of P prompts; 0 asks for none."""
+        """Sample `counts` (P,) responses to each of P prompts; 0 asks for none."""
         source = np.repeat(np.arange(len(prompts)), counts)
         tokens = np.zeros((len(source), self.max_new_tokens), np.int32)
         logprobs = np.zeros(tokens.shape, np.float32)
+        lengths, finished = np.zeros(len(source), np.int64), np.zeros(len(source), bool)
         self._network.eval()
         with torch.no_grad():
             for start in range(0, len(source), self.rows):
                 part = slice(start, start + self.rows)
                 try:
-                    tokens[part], logprobs[part] = self._responses(prompts, source[part])
+                    tokens[part], logprobs[part], lengths[part], finished[part] = self._responses(
+                        prompts, source[part]
+                    )
                 except torch.OutOfMemoryError:
                     raise InputError(
                         f"rows={self.rows}: {self.device} has no memory to sample so many side by side"
                     ) from None
         if not np.isfinite(logprobs).all():
             raise InputError("the model's probabilities are not numbers: its weights have diverged")
-        ended = tokens == self.model.end
-        finished = ended.any(axis=1)
-        lengths = np.where(finished, ended.argmax(axis=1) + 1, self.max_new_tokens)
         width = int(lengths.max(initial=0))
         inside = np.arange(width) < lengths[:, None]
         return Sampled(
@@ -90,46 +95,63 @@ class TransformersEngine:
         )
 
     def sync(self) -> None:
-        """The model's weights have changed: bring the copy up to date, where there is one."""
+        """Bring the copy of the weights up to date, where there is one."""
         if not self.exact:
             with torch.no_grad():
                 for own, new in zip(self._network.parameters(), self.model.network.parameters(), strict=True):
                     own.copy_(new)
 
+    def close(self) -> None:
+        """Give up the buffers, and the copy of the weights where there is one."""
+        self._fixed, self._network = None, None
+
     def state_dict(self) -> State:
-        """Where the random numbers are."""
+        """State of the random number generator."""
         return {"generator": self._generator.get_state().numpy().copy()}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from there."""
+        """Restore the state of the random number generator."""
         self._generator.set_state(torch.from_numpy(np.array(state["generator"], dtype=np.uint8)))
 
-    def _responses(
-        self, prompts: Sequence[Prompt], source: IntArray
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Tokens and log-probs (N, max_new_tokens), arbitrary after the end, of N rows of one pass."""
+    def _responses(self, prompts: Sequence[Prompt], source: IntArray) -> tuple[np.ndarray[Any, Any], ...]:
+        """Tokens and log-probs (N, max_new_tokens), arbitrary after the end, of N rows of one pass.
+
+        Also their lengths (N,), and whether each ended by itself (N,).
+        """
         asked, owner = np.unique(source, return_inverse=True)
         logits, steps = self._read([prompts[place] for place in asked], owner)
         tokens = torch.zeros((len(source), self.max_new_tokens), dtype=torch.int32, device=self.device)
         logprobs = torch.zeros(tokens.shape, device=self.device)
+        lengths = torch.full((len(source),), self.max_new_tokens, device=self.device)
+        finished = torch.zeros(len(source), dtype=torch.bool, device=self.device)
         rows = torch.arange(len(source), device=self.device)
-        ended = torch.zeros(len(source), dtype=torch.bool, device=self.device)
         for place in range(self.max_new_tokens):
             token, logprob = self._draw(logits)
             tokens[rows, place], logprobs[rows, place] = token.int(), logprob
-            ended |= token == self.model.end
-            left = len(rows) - int(ended.sum())
+            ends = ~finished[rows] & ((token == self.model.end) | self._stops(tokens[rows, : place + 1]))
+            lengths[rows[ends]] = place + 1
+            finished[rows[ends]] = True
+            going = ~finished[rows]
+            left = int(going.sum())
             if left == 0 or place == self.max_new_tokens - 1:
                 break
             if steps.room(left) < steps.room(len(rows)):
-                kept = (~ended).nonzero()[:, 0]
-                rows, ended, token = rows[kept], ended[kept], token[kept]
+                kept = going.nonzero()[:, 0]
+                rows, token = rows[kept], token[kept]
                 steps.keep(kept)
             logits = steps.step(token)
-        return tokens.cpu().numpy(), logprobs.cpu().numpy()
+        return tuple(found.cpu().numpy() for found in (tokens, logprobs, lengths, finished))
+
+    def _stops(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Whether each response (N,) has a stop string, of the tokens (N, L) so far."""
+        ended = torch.zeros(len(tokens), dtype=torch.bool, device=self.device)
+        if self._stop is not None:
+            for row in np.flatnonzero(self._stop.may_end[tokens[:, -1].cpu().numpy()]):
+                ended[row] = self._stop.has_ended(tokens[row].tolist())
+        return ended
 
     def _draw(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A token of each row (N,) and its log-probability (N,), from logits (N, V)."""
+        """Draw a token of each row (N,), with its log-probability (N,), from logits (N, V)."""
         logprobs = torch.log_softmax(logits.float() / self.temperature, dim=-1)
         # A race of exponential clocks; torch.multinomial does the same, but waits for the device.
         clocks = torch.empty_like(logprobs).exponential_(generator=self._generator).clamp_(min=1e-30)
@@ -148,22 +170,11 @@ class TransformersEngine:
                 f"max_new_tokens={self.max_new_tokens}: with a prompt of {width} tokens more than the {most} "
                 "that the model can read"
             )
-        ids = np.zeros((len(prompts), width), np.int64)
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[width - len(prompt) :] = prompt
-        mask = np.arange(width) >= width - lengths[:, None]
-        places = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
-        read = self._network(
-            input_ids=torch.from_numpy(ids).to(self.device),
-            attention_mask=torch.from_numpy(mask.astype(np.int64)).to(self.device),
-            position_ids=torch.from_numpy(places).to(self.device),
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        read = read_prompts(self._network, prompts)
         rows = torch.from_numpy(owner).to(self.device)
-        read_mask = torch.from_numpy(mask).to(self.device)[rows]
-        positions = torch.from_numpy(lengths).to(self.device)[rows, None]
-        return read.logits[rows, -1], self._steps(read.past_key_values, rows, read_mask, positions)
+        mask = torch.from_numpy(read.mask).to(self.device)[rows]
+        positions = torch.from_numpy(read.lengths).to(self.device)[rows, None]
+        return read.logits[rows], self._steps(read.cache, rows, mask, positions)
 
     def _steps(self, cache: Any, rows: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> _Steps:
         can = self._network.config._attn_implementation == "sdpa" and all(
@@ -188,16 +199,16 @@ class TransformersEngine:
 
 
 class _Steps(Protocol):
-    """Takes responses one token further."""
+    """Sampling of one token after the other for rows of responses."""
 
     def room(self, rows: int) -> int:
-        """The rows that a step computes when `rows` are needed."""
+        """Number of rows that a step computes when `rows` are needed."""
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Only these rows, by their places, from now on."""
+        """Keep only the rows at these places from now on."""
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits (N, V) after `tokens` (N,)."""
+        """Take one token further: logits (N, V) after `tokens` (N,)."""
 
 
 class _Growing:
@@ -333,7 +344,10 @@ def _room_for(states: torch.Tensor, rows: int, width: int) -> torch.Tensor:
 
 
 def _in_bf16(network: Any) -> Any:
-    """A copy for sampling. Buffers stay in single precision: rotary frequencies would lose far positions."""
+    """Copy a network for sampling.
+
+    Buffers stay in single precision: rotary frequencies would lose far positions.
+    """
     copied = copy.deepcopy(network).requires_grad_(False)
     for parameter in copied.parameters():
         parameter.data = parameter.data.bfloat16()

@@ -18,6 +18,7 @@ from itertools import chain
 import numpy as np
 import torch
 
+from real_runs.adapters import merged_weights
 from real_runs.models import LanguageModel
 from real_runs.rollouts import Prompt, Sampled
 from rolloutbench.optional import need
@@ -28,14 +29,14 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are about a tokenizer it needs not have and the like
 }
-"""Set before vLLM is imported, unless the user has."""
+"""Environment variables that are set before vLLM is imported, unless the user has set them."""
 
 CPU_CACHE = 2**30
 """Bytes for keys and values on a CPU, where there is no GPU memory to take a share of."""
 
 
 class VLLMEngine:
-    """Samples from vLLM's copy of a model's weights, brought up to date by `sync`.
+    """Engine that samples from vLLM's copy of a model's weights, brought up to date by `sync`.
 
     `bf16`: whether the copy is in bfloat16; by default on CUDA. `gpu_memory`: the share of the GPU's
     memory that vLLM may take; the rest is the trainer's. The network's parameters must be named as in its
@@ -51,11 +52,14 @@ class VLLMEngine:
         max_new_tokens: int,
         temperature: float = 1.0,
         seed: int = 0,
+        stop: Sequence[str] = (),
         bf16: bool | None = None,
         gpu_memory: float = 0.3,
     ) -> None:
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens={max_new_tokens}: at least 1")
+        if stop:
+            raise InputError("engine vllm ends responses at no stop strings; transformers does")
         if not 0.01 <= temperature <= 2:
             raise InputError(f"temperature={temperature}: vllm samples at 0.01 to 2")
         for name, value in ENVIRONMENT.items():
@@ -106,7 +110,7 @@ class VLLMEngine:
         self.sync()
 
     def generate(self, prompts: Sequence[Prompt], counts: IntArray) -> Sampled:
-        """`counts` (P,) responses to each of P prompts; 0 asks for none."""
+        """Sample `counts` (P,) responses to each of P prompts; 0 asks for none."""
         self._check(prompts)
         seeds = np.random.SeedSequence((self._seed, self._calls)).generate_state(len(prompts))
         self._calls += 1
@@ -132,19 +136,18 @@ class VLLMEngine:
 
     def sync(self) -> None:
         """Copy the network's weights, and forget the keys and values made with the old ones."""
-        # A head tied to the embeddings is named as well: vLLM may keep a packed copy of its own for it.
-        named = self.model.network.named_parameters(remove_duplicate=False)
-        weights = [(name, weight.detach()) for name, weight in named]
+        # Of a head tied to the embeddings vLLM may keep a packed copy of its own.
+        weights = list(merged_weights(self.model.network))
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vllm keeps keys and values made with the old weights")
 
     def state_dict(self) -> State:
-        """The seed and the number of calls so far."""
+        """The engine's seed and the number of calls so far."""
         return {"seed": np.array(self._seed), "calls": np.array(self._calls)}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from there."""
+        """Restore the seed and the number of calls."""
         self._seed, self._calls = int(state["seed"]), int(state["calls"])
 
     def close(self) -> None:

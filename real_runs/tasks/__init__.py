@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self, TypeAlias
 
 import numpy as np
 from pydantic import BeforeValidator
 
 from rolloutbench.protocol import FloatArray, InputError, IntArray
 from rolloutbench.registry import Registry
+
+ASCII = "\n" + "".join(map(chr, range(ord(" "), ord("~") + 1)))
+"""The line break and the printable characters of ASCII."""
+Messages: TypeAlias = tuple[tuple[str, str], ...]
+"""A conversation: the role and the content of each message."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +33,24 @@ class Problem:
     level: float = float("nan")
     entry: Mapping[str, Any] = field(default_factory=dict)
     """What else the task's own verifier needs."""
+    alternatives: tuple[str, ...] = ()
+    """Other answers that are as right."""
+    messages: Messages = ()
+    """The conversation that `prompt` is the plain form of, if it is one."""
+
+    @property
+    def question(self) -> str | Messages:
+        """Text or conversation that a model is asked."""
+        return self.messages or self.prompt
+
+
+def plain(messages: Messages) -> str:
+    """A conversation for models without a chat template: the contents, with empty lines between them."""
+    return "\n\n".join(content for _, content in messages)
 
 
 class Verifier:
-    """Scores responses. A context, since some hold processes that must end."""
+    """Scorer of responses; a context manager, since some hold processes that must end."""
 
     failed: int = 0
     """Responses so far whose verification raised, hung or died: they scored NaN."""
@@ -43,7 +64,7 @@ class Verifier:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give up what is held."""
+        """Give up the processes that are held."""
 
     def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> FloatArray:
         """Raw rewards (N,) in [0, 1] of responses to problems (both N); NaN where the verifier failed."""
@@ -51,14 +72,22 @@ class Verifier:
 
 
 class Task(ABC):
-    """Where prompts come from. Registered tasks are pydantic dataclasses, so their fields are checked."""
+    """Source of prompts and of their verifier.
+
+    Registered tasks are pydantic dataclasses, so their fields are checked.
+    """
 
     max_new_tokens: int
-    """Responses are cut there."""
+    """Number of tokens at which responses are cut."""
     threshold: float
-    """Reward 1 is a raw reward of at least this."""
-    alphabet: ClassVar[str] = "\n" + "".join(map(chr, range(ord(" "), ord("~") + 1)))
-    """Characters of its prompts and answers, for tokenizers of characters; by default those of ASCII."""
+    """Raw reward from which on the reward is 1."""
+    stop: Sequence[str] = ()
+    """Strings at which a response ends; what is verified stands before them."""
+
+    @property
+    def alphabet(self) -> str:
+        """Characters of its prompts and answers, for tokenizers of characters; by default those of ASCII."""
+        return ASCII
 
     @abstractmethod
     def problems(self, seed: np.random.SeedSequence) -> tuple[list[Problem], list[Problem]]:
@@ -66,10 +95,15 @@ class Task(ABC):
 
     @abstractmethod
     def verifier(self) -> Verifier:
-        """A new one."""
+        """Make a new verifier of the task's responses."""
+
+    def fingerprint(self) -> str:
+        """A hash of what its examples depend on beside its fields: its source code, or a file."""
+        file = getattr(sys.modules.get(type(self).__module__), "__file__", None)
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
     def examples(self, rng: np.random.Generator, count: int) -> list[Problem]:
-        """Fresh problems for supervised warm-up. Raises InputError where a task has none."""
+        """Problems for supervised warm-up, none of them held out. Raises InputError where a task has none."""
         raise InputError(
             f"task {type(self).__name__} makes no fresh examples for a supervised warm-up: "
             "give a model that was trained before"
@@ -88,13 +122,17 @@ def problems(task: Task, seed: int) -> tuple[list[Problem], list[Problem]]:
 
 def digest(train: Sequence[Problem], held_out: Sequence[Problem]) -> str:
     """A hash of what the prompts and answers are."""
-    texts = [[[problem.prompt, problem.answer] for problem in part] for part in (train, held_out)]
+    texts = [
+        [[problem.prompt, problem.answer, *problem.alternatives, *problem.messages] for problem in part]
+        for part in (train, held_out)
+    ]
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:32]
 
 
 tasks: Registry[Task] = Registry(
     "task",
     {
+        "addition": "real_runs.tasks.addition:Addition",
         "sorting": "real_runs.tasks.sorting:Sorting",
         "reasoning_gym": "real_runs.tasks.reasoning_gym:ReasoningGym",
         "jsonl": "real_runs.tasks.jsonl:JsonLines",

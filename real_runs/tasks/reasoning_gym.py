@@ -48,7 +48,7 @@ class ReasoningGym(Task):
         """
         wanted = self.pool_size + self.held_out
         found: dict[str, Problem] = {}
-        for problem in self._made(np.random.default_rng(seed), TRIES * wanted):
+        for problem in self._make(np.random.default_rng(seed), TRIES * wanted):
             found.setdefault(problem.prompt, problem)
             if len(found) == wanted:
                 different = list(found.values())
@@ -60,7 +60,7 @@ class ReasoningGym(Task):
 
     def examples(self, rng: np.random.Generator, count: int) -> list[Problem]:
         """Fresh problems for supervised warm-up. Raises InputError where the dataset gives no answers."""
-        made = list(self._made(rng, count))
+        made = list(self._make(rng, count))
         if not all(problem.answer for problem in made):
             raise InputError(
                 f"dataset '{self.dataset}' gives no answers, only a check of them: "
@@ -69,13 +69,13 @@ class ReasoningGym(Task):
         return made
 
     def verifier(self) -> Verifier:
-        """The dataset's own scores. Raises InputError where the dataset is unknown."""
+        """Make the verifier of the dataset's own scores. Raises InputError where the dataset is unknown."""
         _dataset(self.dataset, self.difficulty)  # here, where it is a line, not a process that ends
         return PooledVerifier(
             functools.partial(scores, self.dataset, self.difficulty), self.timeout, self.workers
         )
 
-    def _made(self, rng: np.random.Generator, count: int) -> Iterator[Problem]:
+    def _make(self, rng: np.random.Generator, count: int) -> Iterator[Problem]:
         dataset = _dataset(self.dataset, self.difficulty, seed=int(rng.integers(2**31)), size=count)
         instruction = _instruction(self.instruction)
         for place in range(count):
@@ -86,7 +86,7 @@ class ReasoningGym(Task):
 
 
 def scores(dataset: str, difficulty: int | None) -> Score:
-    """The scoring function of a dataset."""
+    """Make the scoring function of a dataset."""
     source = _dataset(dataset, difficulty)
     extract = need("reasoning_gym.utils", "tasks").extract_answer
 
@@ -127,7 +127,7 @@ def _instruction(name: str | None) -> str:
 
 
 def _level(metadata: Mapping[str, Any]) -> float:
-    """How hard a question is: the number given, or its own value on the first axis that has a number."""
+    """Level of a question: the number given, or its own value on the first axis that has a number."""
     difficulty = metadata.get("difficulty")
     axes = difficulty if isinstance(difficulty, Mapping) else {}
     for value in (difficulty, *(metadata.get(axis) for axis in axes)):

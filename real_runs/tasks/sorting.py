@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import field
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -26,12 +26,10 @@ class Sorting(Task):
     partial: bool = False
     threshold: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_new_tokens: int = field(init=False, repr=False)
-    """A character is a token, and the end is one more."""
-
-    alphabet: ClassVar[str] = "0123456789="
+    """Number of tokens of the longest response: a character is a token, and the end is one more."""
 
     def __post_init__(self) -> None:
-        """There must be enough different strings, with room to spare for drawing them at random."""
+        """Raise InputError unless there are enough different strings, with room to draw them at random."""
         if self.shortest > self.longest:
             raise InputError(f"shortest={self.shortest}: expected at most longest={self.longest}")
         strings = sum(10**length for length in range(self.shortest, self.longest + 1))
@@ -43,6 +41,11 @@ class Sorting(Task):
             )
         object.__setattr__(self, "max_new_tokens", self.longest + 1)
 
+    @property
+    def alphabet(self) -> str:
+        """Characters of its prompts and answers: digits, and the sign between them."""
+        return "0123456789="
+
     def problems(self, seed: np.random.SeedSequence) -> tuple[list[Problem], list[Problem]]:
         """Training pool and held-out problems, all prompts different.
 
@@ -51,7 +54,7 @@ class Sorting(Task):
         rng = np.random.default_rng(seed)
         found: dict[str, Problem] = {}
         while (missing := self.pool_size + self.held_out - len(found)) > 0:
-            found |= {problem.prompt: problem for problem in self._drawn(rng, missing)}
+            found |= {problem.prompt: problem for problem in self._draw(rng, missing)}
         # Short prompts run out early: in order of their draws they would all be in the pool.
         problems = list(found.values())
         mixed = [problems[place] for place in rng.permutation(len(problems))]
@@ -59,13 +62,13 @@ class Sorting(Task):
 
     def examples(self, rng: np.random.Generator, count: int) -> list[Problem]:
         """Fresh problems for supervised warm-up, by the same law; short ones are met again elsewhere."""
-        return list(self._drawn(rng, count))
+        return list(self._draw(rng, count))
 
     def verifier(self) -> Verifier:
-        """Exact match, or the share of digits in place."""
+        """Make the verifier: exact match, or the share of digits in place."""
         return SortingVerifier(self.partial)
 
-    def _drawn(self, rng: np.random.Generator, count: int) -> Iterator[Problem]:
+    def _draw(self, rng: np.random.Generator, count: int) -> Iterator[Problem]:
         lengths = rng.integers(self.shortest, self.longest, size=count, endpoint=True)
         for length, row in zip(lengths, rng.integers(0, 10, (count, self.longest)), strict=True):
             digits = "".join(map(str, row[:length]))
@@ -73,13 +76,13 @@ class Sorting(Task):
 
 
 class SortingVerifier(Verifier):
-    """1 for the sorted digits; else 0, or with `partial` the share of places that hold the right digit."""
+    """Verifier that gives 1 for the sorted digits; else 0, or with `partial` the share of digits in place."""
 
     def __init__(self, partial: bool) -> None:
         self.partial = partial
 
     def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> FloatArray:
-        """Raw rewards (N,)."""
+        """Raw rewards (N,) in [0, 1] of responses to problems (both N)."""
         pairs = zip(problems, responses, strict=True)
         return np.array([self._one(problem.answer, response.strip()) for problem, response in pairs], float)
 
