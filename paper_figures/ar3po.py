@@ -28,15 +28,15 @@ from paper_figures.series import (
 )
 from paper_figures.series import EQUAL_OR_TIMED as EQUAL
 from paper_figures.sources import Redrawn, Sources, as_published, published
-from rolloutbench.curves import Run
-from rolloutbench.metrics import BASELINE, HORIZON
-from rolloutbench.plotting.style import DASHED, Style
+from rolloutbench.analysis.curves import LearningCurves
+from rolloutbench.analysis.plotting.style import DASHED, UNIFORM, style_of
+from rolloutbench.analysis.statistics import ratio_interval
+from rolloutbench.cells.collectors import BASELINE, HORIZON
 from rolloutbench.protocol import FloatArray
-from rolloutbench.statistics import ratio_interval
 
 STUDY = "ar3po"
 PROMPTS = 128
-"""Of a step."""
+"""Number of prompts of a training step."""
 NO_REUSE = "ar3po[reuse=none]"
 
 OPTIONS = {
@@ -75,17 +75,17 @@ BUFFERS = {
     "ar3po[reuse=I,capacity=1]": "I, newest success only",
     "ar3po[reuse=I,capacity=16]": "I, 16 newest successes",
 }
-"""Four successes are kept of each prompt where nothing is said."""
+"""Buffers of stored successes and their labels; four are kept of each prompt where nothing is said."""
 
 CHEAP, DEAR, RATIO = "GRPO and AR3PO", "DAPO", "DAPO over AR3PO"
 
 
 def responses(sources: Sources) -> pd.DataFrame:
-    """Rollouts of a step per prompt of its batch."""
+    """Generated rollouts of a step for each prompt of its batch."""
     found, until = _runs(sources, "rollouts", allocators=(BASELINE, "ar3po", "dapo"))
     known = published("ar3po", "abstract").set_index("method").value.astype(float)
     ends = {BASELINE: known["grpo"], "ar3po": known["ar3po"]}
-    dapo, ours = (_grown(found[name], "rollouts", until) for name in ("dapo", "ar3po"))
+    dapo, ours = (_growth(found[name], "rollouts", until) for name in ("dapo", "ar3po"))
     at = np.nanmax(found["ar3po"]["steps"], axis=0)[1 : len(ours) + 1]
     return pd.concat(
         [
@@ -132,33 +132,35 @@ def by_difficulty(sources: Sources) -> pd.DataFrame:
 
 
 def sweep(sources: Sources) -> pd.DataFrame:
-    """What S and k cost, and what they gain."""
+    """Rollouts of a step and accuracy gained, by the number of stages S and of rollouts a stage k."""
     values = sources.values(STUDY, "rollouts_per_step", *EQUAL)
     cost = compared(values, "rollouts_per_step", "value", allocators=SWEEP).assign(panel="cost")
     return named(pd.concat([scaled(cost, 1 / PROMPTS), _gains(values, SWEEP)]), SWEEP)
 
 
 def reuse(sources: Sources) -> pd.DataFrame:
-    """Its ablation: all of it against GRPO, and against stages without reuse."""
+    """The paper's ablation of reuse: all of it against GRPO, and against stages without reuse."""
     values = sources.values(STUDY, *EQUAL)
     more = _gains(values, OPTIONS, NO_REUSE, ", reuse alone")
     return named(pd.concat([_gains(values, REUSES), more]), REUSES)
 
 
 def buffer(sources: Sources) -> pd.DataFrame:
-    """How old and how many the stored successes may be."""
+    """Groups without success, and accuracy, by the age and number of the stored successes."""
     values = sources.values(STUDY, "unsolved_after_reuse_ratio", *EQUAL)
     unsolved = compared(values, "unsolved_after_reuse_ratio", "value", allocators=BUFFERS)
     return named(pd.concat([unsolved.assign(panel="no success"), _gains(values, BUFFERS, NO_REUSE)]), BUFFERS)
 
 
-def _runs(sources: Sources, *columns: str, allocators: tuple[str, ...]) -> tuple[dict[str, Run], int]:
+def _runs(
+    sources: Sources, *columns: str, allocators: tuple[str, ...]
+) -> tuple[dict[str, LearningCurves], int]:
     """Runs by allocator, and the step to which all were followed."""
     (scenario, steps), *_ = sources.steps(STUDY).items()
     return runs(sources.curves(STUDY, *columns, allocators=allocators), scenario), int(HORIZON * steps)
 
 
-def _grown(run: Run, column: str, until: int) -> FloatArray:
+def _growth(run: LearningCurves, column: str, until: int) -> FloatArray:
     """Growth of a sum between evaluations up to a step, (T, R)."""
     within = np.nanmax(run["steps"], axis=0) <= until
     return np.diff(run[column][:, within], axis=1).T
@@ -197,7 +199,7 @@ FIGURES: tuple[Redrawn, ...] = (
             "share of groups",
             columns=3,
             same_y=True,
-            marked={"before reuse": Style("#000000"), "after reuse": Style("#DD8833", 5, DASHED)},
+            marked={"before reuse": UNIFORM, "after reuse": style_of("ar3po")._replace(lines=DASHED)},
         ),
         (STUDY,),
         "Grey: about .3 before, and the .2 that the paper says it falls below, at the end of its training.",

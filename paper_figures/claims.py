@@ -13,6 +13,7 @@ is supported where the interval meets `within`.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,25 +22,24 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from paper_figures.drawing import OURS
 from paper_figures.gallery import FIGURES
 from paper_figures.series import compare
 from paper_figures.sources import HERE, Sources, is_runnable
-from rolloutbench.metrics import BASELINE
+from rolloutbench.analysis.statistics import Interval, paired_bootstrap, ratio_interval, ratio_of_means
+from rolloutbench.analysis.tables import Heading, Sheet, Shown, as_records, sheet
+from rolloutbench.cells.collectors import BASELINE
+from rolloutbench.files import write_whole
 from rolloutbench.protocol import BoolArray, FloatArray, InputError
 from rolloutbench.registry import nearest
-from rolloutbench.statistics import Interval, paired_bootstrap, ratio_interval, ratio_of_means
-from rolloutbench.store import write_whole
 from rolloutbench.tabular import read_table
 
 Verdict = Literal["reproduced", "partly", "not", "not testable here"]
 
 
 class Claim(BaseModel):
-    """Who says what, where; the number that tests it; and one line of why it comes out as it does.
+    """A paper's claim: who says what where, the number that tests it, and why it comes out as it does.
 
     With `study`: `metric` of `allocator` as a ratio to, or difference from, the allocator `against`, or by
     itself (`how`), times `scale`, in `scenarios` or in all. With `figure`: the rows of ours in its table that
@@ -83,22 +83,32 @@ class Claim(BaseModel):
 
     @property
     def tested(self) -> bool:
-        """Whether something here can say."""
+        """Whether some study or figure here tests the claim."""
         return self.study is not None or self.figure is not None
 
     @property
     def tested_by(self) -> str:
-        """In words."""
+        """Description in words of what tests the claim."""
         if self.figure:
             return f"figure {self.figure}"
         compared = {"ratio": f" / {self.against}", "difference": f" - {self.against}", "value": ""}[self.how]
         return f"{self.study}: {self.metric} of {self.allocator}{compared}" if self.study else ""
 
-    def measured(self, sources: Sources) -> Measured:
-        """What is measured: in every condition, and their mean."""
+    def under(self, sources: Sources) -> list[str]:
+        """Estimator, mean and optimizer of each study that tests the claim, each once."""
+        names = [self.study] if self.study else FIGURES[self.figure].studies if self.figure else []
+        said = []
+        for record in (sources.results(name).record for name in names):
+            moved = sorted(set(re.findall(r"optimizer=(\w+)\(", " ".join(record["scenarios"].values()))))
+            rule = f"{record['estimator']}, mean over {record['aggregation']}s"
+            said.append(f"{rule}, {' or '.join(moved)}" if moved else rule)
+        return list(dict.fromkeys(said))
+
+    def measure(self, sources: Sources) -> Measurement:
+        """Measure the claim's number in every condition, and their mean."""
         return self._of_figure(sources) if self.figure else self._of_study(sources)
 
-    def _of_figure(self, sources: Sources) -> Measured:
+    def _of_figure(self, sources: Sources) -> Measurement:
         assert self.figure is not None
         recorded = sources.directory / "figures" / f"{self.figure}.csv"
         table = read_table(recorded) if recorded.is_file() else FIGURES[self.figure].read_from(sources)
@@ -115,9 +125,9 @@ class Claim(BaseModel):
         low, high = rows.low.where(~exact, rows.value), rows.high.where(~exact, rows.value)
         parts = Interval(*(part.to_numpy(dtype=np.float64) for part in (rows.value, low, high)))
         conditions = _scaled(parts, self.scale)
-        return Measured(conditions, _spread(conditions))
+        return Measurement(conditions, _spread(conditions))
 
-    def _of_study(self, sources: Sources) -> Measured:
+    def _of_study(self, sources: Sources) -> Measurement:
         assert self.study is not None
         assert self.metric is not None
         values = sources.values(self.study, self.metric)
@@ -131,11 +141,11 @@ class Claim(BaseModel):
             mean = _mean_of_ratios(ours, theirs)
         else:
             mean = compare(ours.mean(axis=0), theirs.mean(axis=0), self.how)
-        return Measured(_scaled(conditions, self.scale), _scaled(mean, self.scale))
+        return Measurement(_scaled(conditions, self.scale), _scaled(mean, self.scale))
 
 
-class Measured(NamedTuple):
-    """Conditions (S,), and their mean (); several rows of a figure have a span from least to most instead."""
+class Measurement(NamedTuple):
+    """Estimates in conditions (S,) and their mean (); rows of a figure have a span from least to most."""
 
     conditions: Interval
     mean: Interval
@@ -146,34 +156,38 @@ class Judged(NamedTuple):
 
     name: str
     claim: Claim
-    measured: Measured | None
+    measured: Measurement | None
     support: int
     verdict: Verdict
+    under: str
+    """Estimator, mean and optimizer of what tests it; empty where nothing is trained."""
 
     @property
     def conditions(self) -> int:
-        """How many there are."""
+        """Number of conditions in which the claim was tested."""
         return 0 if self.measured is None else len(np.atleast_1d(self.measured.conditions.estimate))
 
     @property
     def ours(self) -> str:
-        """What is measured, with its interval."""
+        """Text of what is measured here, with its interval."""
         if self.measured is None:
             return "–"
-        estimate, low, high = (_shown(float(part), self.claim.digits) for part in self.measured.mean)
+        estimate, low, high = (_decimal(float(part), self.claim.digits) for part in self.measured.mean)
         return estimate if low == high else f"{estimate} [{low}, {high}]"
 
     @property
     def command(self) -> str | None:
-        """Does the study, or what else tests it, again."""
+        """Command that runs the study, or what else tests the claim, again."""
         study = self.claim.study
         if study is not None and not is_runnable(study):
             return f"rolloutbench train results/{study}/study.toml --out out/{study}"
         return f"rolloutbench claims {self.name} --run" if self.claim.tested else None
 
     def as_json(self) -> dict[str, Any]:
-        """For other programs."""
-        mean = None if self.measured is None else [float(part) for part in self.measured.mean]
+        """The claim and its verdict as JSON values, for other programs."""
+        mean = None
+        if self.measured is not None:
+            mean = {name: float(part) for name, part in self.measured.mean._asdict().items()}
         return {
             "name": self.name,
             "paper": self.claim.paper,
@@ -181,7 +195,8 @@ class Judged(NamedTuple):
             "claim": self.claim.says,
             "published": self.claim.published,
             "tested_by": self.claim.tested_by,
-            "ours": None if mean is None else dict(zip(Interval._fields, mean, strict=True)),
+            "under": self.under,
+            "ours": None if mean is None else as_records(pd.DataFrame([mean]))[0],
             "support": self.support,
             "conditions": self.conditions,
             "verdict": self.verdict,
@@ -190,8 +205,8 @@ class Judged(NamedTuple):
         }
 
 
-def _shown(value: float, digits: int) -> str:
-    """With so many decimals, or as a power of ten where it is tiny, as p-values are."""
+def _decimal(value: float, digits: int) -> str:
+    """A number in so many decimals, or as a power of ten where it is tiny, as p-values are."""
     return f"{value:.0e}" if 0 < abs(value) < 1e-5 else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
@@ -203,7 +218,7 @@ def _replicates(values: pd.DataFrame, allocator: str | None, scenario: str) -> F
 
 
 def _mean_of_ratios(ours: FloatArray, theirs: FloatArray) -> Interval:
-    """Over scenarios (S, R), paired by replicate; of one scenario its own interval."""
+    """Mean over scenarios of ratios (S, R), paired by replicate; of one scenario its own interval."""
     if len(ours) == 1:
         return Interval(*(part[0] for part in ratio_interval(ours, theirs)))
     whole = paired_bootstrap(lambda a, b: ratio_of_means(a, b).mean(axis=1), ours[None], theirs[None])
@@ -223,7 +238,7 @@ def _spread(conditions: Interval) -> Interval:
 
 
 def claims_in(path: Path = HERE / "claims.toml") -> dict[str, Claim]:
-    """The claims of a file, by name. Raises InputError naming the claim that is wrong."""
+    """Read the claims of a file, by name. Raises InputError naming the claim that is wrong."""
     found = {}
     for name, given in tomllib.loads(path.read_text()).items():
         try:
@@ -236,8 +251,8 @@ def claims_in(path: Path = HERE / "claims.toml") -> dict[str, Claim]:
     return found
 
 
-def chosen(claims: Mapping[str, Claim], names: Sequence[str]) -> dict[str, Claim]:
-    """Claims by name, or all of a paper. Raises InputError where a name is neither."""
+def choose(claims: Mapping[str, Claim], names: Sequence[str]) -> dict[str, Claim]:
+    """Choose claims by name, or all of a paper. Raises InputError where a name is neither."""
     papers = {name.partition("-")[0] for name in claims}
     for name in names:
         if name not in claims and name not in papers:
@@ -249,8 +264,8 @@ def chosen(claims: Mapping[str, Claim], names: Sequence[str]) -> dict[str, Claim
     }
 
 
-def needed(claims: Mapping[str, Claim]) -> list[str]:
-    """The studies that can be run again of which the claims speak."""
+def runnable_studies(claims: Mapping[str, Claim]) -> list[str]:
+    """Names of the studies that the claims speak of and that can be run again."""
     studies = [
         study
         for claim in claims.values()
@@ -259,27 +274,27 @@ def needed(claims: Mapping[str, Claim]) -> list[str]:
     return [study for study in dict.fromkeys(studies) if is_runnable(study)]
 
 
-def judged(claims: Mapping[str, Claim], sources: Sources) -> list[Judged]:
-    """Every claim with its verdict."""
+def judge_all(claims: Mapping[str, Claim], sources: Sources) -> list[Judged]:
+    """Judge every claim by the rule of this file."""
     return [judge(name, claim, sources) for name, claim in claims.items()]
 
 
 def judge(name: str, claim: Claim, sources: Sources) -> Judged:
-    """By the rule above."""
+    """Judge one claim by the rule of this file."""
     if not claim.tested:
-        return Judged(name, claim, None, 0, "not testable here")
-    found = claim.measured(sources)
+        return Judged(name, claim, None, 0, "not testable here", "")
+    found = claim.measure(sources)
     for_it = supports(claim, found.conditions)
     support, conditions = int(for_it.sum()), len(for_it)
     right_size = claim.within is None or bool(_meets(claim.within, found.mean).all())
     verdict: Verdict = "not" if not support else "partly"
     if support == conditions and right_size:
         verdict = "reproduced"
-    return Judged(name, claim, found, support, verdict)
+    return Judged(name, claim, found, support, verdict, "; ".join(claim.under(sources)))
 
 
 def supports(claim: Claim, interval: Interval) -> BoolArray:
-    """Which conditions (S,) are on the claimed side as a whole; of a mere size, which meet it."""
+    """Whether each condition (S,) is on the claimed side as a whole; of a mere size, whether it meets it."""
     if claim.above is None and claim.below is None:
         assert claim.within is not None
         return _meets(claim.within, interval)
@@ -296,39 +311,33 @@ def _meets(within: Sequence[float], interval: Interval) -> BoolArray:
     return meets
 
 
-def table(verdicts: Iterable[Judged]) -> Table:
-    """For the terminal."""
-    shown = Table(box=SIMPLE_HEAD, title="claims", title_justify="left", show_lines=True)
-    for heading in ("claim", "what is claimed", "published", "ours [95%]", "verdict", "why"):
-        shown.add_column(heading, no_wrap=heading in ("claim", "verdict"))
-    for one in verdicts:
-        claim, support = one.claim, f"\n{one.support} of {one.conditions}" if one.conditions else ""
-        shown.add_row(one.name, claim.says, claim.published, one.ours, one.verdict + support, claim.why)
-    return shown
+HEADINGS = (
+    Heading("claim", "name"),
+    Heading("what is claimed", "words"),
+    Heading("published", "words", 2),
+    Heading("under", "words", 4),
+    Heading("ours [95%]"),
+    Heading("for it", priority=1),
+    Heading("verdict", "words"),
+    Heading("why", "words", 3),
+)
 
 
-def markdown(verdicts: Iterable[Judged]) -> str:
-    """For a README."""
-    lines = [
-        "| claim | published | ours [95%] | conditions for it | verdict | why |",
-        "|---|---|---|---|---|---|",
-    ]
+def table(verdicts: Iterable[Judged]) -> Sheet:
+    """A row for each claim; `for it` counts the conditions that support it."""
+    rows: list[list[str | Shown]] = []
     for one in verdicts:
         claim = one.claim
+        says = f"{claim.says} ({claim.paper}, {claim.where})"
         support = f"{one.support} of {one.conditions}" if one.conditions else "–"
-        cells = [
-            f"`{one.name}` {claim.says} ({claim.paper}, {claim.where})",
-            claim.published,
-            one.ours,
-            support,
-        ]
-        lines.append("| " + " | ".join([*cells, f"**{one.verdict}**", claim.why]) + " |")
-    return "\n".join(lines) + "\n"
+        verdict = Shown(one.verdict, one.verdict)
+        rows.append([one.name, says, claim.published, one.under, one.ours, support, verdict, claim.why])
+    return sheet("claims", HEADINGS, rows, breaks=range(len(rows)))
 
 
 def write(verdicts: Sequence[Judged], directory: Path) -> None:
-    """claims.md and claims.csv."""
-    write_whole(directory / "claims.md", markdown(verdicts).encode())
+    """Write claims.md and claims.csv into a directory."""
+    write_whole(directory / "claims.md", f"{table(verdicts).markdown()}\n".encode())
     rows = []
     for one in verdicts:
         flat = one.as_json()

@@ -15,9 +15,9 @@ from paper_figures.selection import STUDY, counts
 from paper_figures.series import by_success, exact, median_seconds, rows
 from paper_figures.sources import Redrawn, Sources, as_published, published
 from rolloutbench.allocators.coba import CoBA
-from rolloutbench.metrics import BASELINE
+from rolloutbench.analysis.plotting.style import COLUMN, DASHED, Style
+from rolloutbench.cells.collectors import BASELINE
 from rolloutbench.objectives import CoBAValue, Saturating, beta_density
-from rolloutbench.plotting.style import COLUMN, DASHED, Style
 from rolloutbench.solvers import Problem
 from rolloutbench.solvers.concave import concave
 from rolloutbench.solvers.dynamic import dynamic
@@ -28,14 +28,14 @@ METHOD = CoBA()
 RATES = {"20% fail": 0.2, "50% fail": 0.5, "80% fail": 0.8}
 SUCCESS = {"p = 0.05": 0.05, "p = 0.2": 0.2, "p = 0.5": 0.5}
 MEAN = 8
-"""The ninth rollout's worth is shown: the first beyond the mean."""
+"""Rollouts of a prompt on average; the worth of the next one, the ninth, is shown."""
 ALPHA, WEIGHT, VALUE, GAIN = "alpha", "weight of a prompt", "saturation", "worth of a ninth rollout"
 PROMPTS, ROLLOUTS, BOUNDS = 512, 8192, (2, 128)
-"""One allocation of the paper's size."""
+"""Prompts, rollouts and bounds of one allocation of the paper's size."""
 
 
 def values(_: Sources) -> pd.DataFrame:
-    """alpha, the density that it makes, and what rollouts are worth."""
+    """Parameter alpha, the density that it makes, and what rollouts are worth."""
     share, p, n = np.linspace(0, 1, 101), np.linspace(0, 1, 101), np.arange(1, 65)
     known = published("coba_rl", "alpha")
     found = [

@@ -15,17 +15,17 @@ from paper_figures.selection import SCENARIOS, STUDY, panels
 from paper_figures.series import EQUAL_OR_TIMED as EQUAL
 from paper_figures.series import along, between, compared, points, runs
 from paper_figures.sources import Redrawn, Sources, as_published, published
-from rolloutbench.metrics import BASELINE
+from rolloutbench.cells.collectors import BASELINE
 
 DYNAMIC = ("dapo", "dapo[oversample=1]", "dapo[oversample=1,carry=true]")
-"""3 batches a round, as in the 32B script; 1; 1, and what is left over is kept."""
+"""DAPO with 3 batches a round, as in the 32B script; with 1; with 1 and what is left over kept."""
 PROMPTS = 128
-"""Of a step."""
+"""Number of prompts of a training step."""
 AXES = {"steps": "training steps", "rollouts": "thousands of generated rollouts"}
 
 
 def on_and_off(sources: Sources) -> pd.DataFrame:
-    """Held-out accuracy over steps, and over what was generated."""
+    """Held-out accuracy with and without dynamic sampling, over steps and over what was generated."""
     curves = sources.curves(STUDY, "accuracy", "rollouts", allocators=(BASELINE, *DYNAMIC))
     found = []
     for axis, unit in {"steps": 1, "rollouts": 1000}.items():
@@ -59,7 +59,7 @@ def solved(sources: Sources) -> pd.DataFrame:
 
 
 def generated(sources: Sources) -> pd.DataFrame:
-    """Rollouts of a step per prompt of its batch."""
+    """Generated rollouts of a step for each prompt of its batch."""
     return _between(sources, (BASELINE, *DYNAMIC), "rollouts", PROMPTS)
 
 

@@ -1,9 +1,10 @@
-"""From a table to a figure. All that is drawn stands in one long table, which is written beside it.
+"""From tables to figures: what is drawn, and how.
 
-Its columns: panel; series, the allocator or predictor or rule, which gives the colour; source, `ours` or
-`published`; x, a number along `Curves` and the name of a row in `Rows`; value, low, high. Low and high
-are the ends of a 95% interval, NaN where a number has none. What was published is grey, with the line or
-marker of the series that it belongs to.
+All that is drawn stands in one long table, which is written beside the figure. Its columns: panel;
+series, the allocator or predictor or rule, which gives the colour; source, `ours` or `published`; x, a
+number along `Curves` and the name of a row in `Rows`; value, low, high. Low and high are the ends of a
+95% interval, NaN where a number has none. What was published is grey, with the line or marker of the
+series that it belongs to.
 """
 
 from __future__ import annotations
@@ -21,24 +22,27 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from rolloutbench.plotting.panels import TICKS, finish, folded_all, legend_below, panel_for_each, say
-from rolloutbench.plotting.style import STYLES, WIDE, Look, Style, looks, print_style
+from rolloutbench.allocators import allocators
+from rolloutbench.analysis.plotting.panels import TICKS, finish, folded_all, legend_below, panel_for_each, say
+from rolloutbench.analysis.plotting.style import WIDE, Look, Style, looks, print_style
 from rolloutbench.protocol import FloatArray
+from rolloutbench.registry import Registry
 
 COLUMNS = ("panel", "series", "source", "x", "value", "low", "high")
 OURS, PUBLISHED = "ours", "published"
 GREY = "0.62"
 FEW = 14
-"""So many points or fewer of a curve are marked, with whiskers instead of a band."""
+"""Most points of a curve that are marked one by one, with whiskers instead of a band."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a table is drawn: labels of the axes, panels in a row, and the series' looks.
+    """Plan of how a table is drawn: labels of the axes, panels in a row, and the series' looks.
 
     `y` and `x` are labels with units, one for all panels or one for each. `width` is that of one or of two
     columns of print, `height` a panel's, in inches. `log` names axes that are logarithmic. `level` is a line
-    that says where nothing is gained. `marked` gives a series that is no registered method its colour.
+    that says where nothing is gained. Series look as the registry `methods` has it; `marked` gives one that
+    is no method its colour.
     """
 
     x: str | Mapping[str, str]
@@ -48,16 +52,16 @@ class Layout:
     height: float = 1.75
     log: str = ""
     level: float | None = None
-    styles: Mapping[str, Style] = field(default_factory=lambda: STYLES)
+    methods: Registry[Any] = allocators
     marked: Mapping[str, Style] = field(default_factory=dict)
 
     def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
-        """One panel for each name in the column, with the small print `said` above."""
+        """Draw one panel for each name in the table's column, with the small print `said` above."""
         raise NotImplementedError
 
     def looks_of(self, table: pd.DataFrame) -> dict[str, Look]:
-        """By series, in order of appearance."""
-        return looks([str(name) for name in table.series.unique()], {**self.styles, **self.marked})
+        """Looks of a table's series by name, in order of appearance."""
+        return looks([str(name) for name in table.series.unique()], self.methods, self.marked)
 
     def _finish(
         self, figure: Figure, panels: dict[str, Axes], said: Sequence[str], entries: dict[str, Artist]
@@ -75,7 +79,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Curves(Layout):
-    """Lines over a number: bands are 95% intervals, or whiskers where the points are few.
+    """Layout of lines over a number: bands are 95% intervals, or whiskers where the points are few.
 
     One or two published numbers are marks without a line. With `same_y` all panels have one scale.
     """
@@ -83,7 +87,7 @@ class Curves(Layout):
     same_y: bool = False
 
     def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
-        """Published lines behind ours."""
+        """Draw curves, published lines behind ours."""
         with print_style():
             figure, panels = panel_for_each(
                 table.panel.unique(), self.height, columns=self.columns, width=self.width
@@ -113,7 +117,7 @@ class Curves(Layout):
 
 @dataclass(frozen=True)
 class Rows(Layout):
-    """A row for each name, a point with its 95% interval along the axis: a table as a picture.
+    """Layout of a table as a picture: a row for each name, a point with its 95% interval along the axis.
 
     With `same_x` all panels have one scale. With `cloud` points without an interval are small and pale and
     lie behind those with one, as single scenarios behind their mean. `band` is a series whose intervals go
@@ -126,7 +130,7 @@ class Rows(Layout):
     apart: Callable[[str], bool] | None = None
 
     def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
-        """Series of one row stand side by side, published ones first."""
+        """Draw rows, with the series of one row side by side, published ones first."""
         with print_style():
             names = {
                 str(panel): rows.x.unique().tolist() for panel, rows in table.groupby("panel", sort=False)
@@ -181,9 +185,10 @@ class Rows(Layout):
 
 
 def _logarithmic(axes: Axes, log: str) -> None:
-    """Axes named in `log`, with plain numbers: powers of ten, or 1, 2, 5, 10 where there are few of them.
+    """Make the axes named in `log` logarithmic, with plain numbers.
 
-    Less than a factor of eight has even steps.
+    Ticks are powers of ten, or 1, 2, 5, 10 where there are few of them; less than a factor of eight has
+    even steps.
     """
     for name in log:
         axes.set(**{f"{name}scale": "log"})
@@ -239,7 +244,7 @@ def _side_by_side(
 
 
 def _crowd(table: pd.DataFrame) -> int:
-    """The most points in one row."""
+    """Most points that stand in one row of a panel."""
     return int(table.groupby(["panel", "x"]).size().max())
 
 

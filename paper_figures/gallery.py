@@ -19,12 +19,13 @@ from paper_figures import (
 )
 from paper_figures.sources import STUDIES, Redrawn, Sources, is_runnable
 from rolloutbench import __version__
-from rolloutbench.config import DESCRIPTIONS, QUICK, Description, read_toml
-from rolloutbench.experiment import commit
-from rolloutbench.plotting.panels import save
+from rolloutbench.analysis.plotting.panels import save
+from rolloutbench.cells.cell import commit
+from rolloutbench.files import write_whole
 from rolloutbench.protocol import InputError
 from rolloutbench.registry import nearest
-from rolloutbench.store import write_whole
+from rolloutbench.studies.description import Description, read_toml
+from rolloutbench.studies.kinds import description_of
 
 PAPERS: dict[str, tuple[Redrawn, ...]] = {
     "vip": (*vip_theory.FIGURES, *vip.FIGURES),
@@ -37,12 +38,12 @@ PAPERS: dict[str, tuple[Redrawn, ...]] = {
     "ours": ours.FIGURES,
 }
 FIGURES: dict[str, Redrawn] = {figure.name: figure for paper in PAPERS.values() for figure in paper}
-QUICK_STEPS = 20
-"""Of a study that is run only to see that everything works."""
+QUICK_REPLICATES, QUICK_STEPS = 16, 20
+"""Replicates and steps of a study that is run only to see that everything works."""
 
 
-def chosen(names: Sequence[str]) -> list[Redrawn]:
-    """Figures by name, or all of a paper by its name; all where none is named.
+def choose(names: Sequence[str]) -> list[Redrawn]:
+    """Choose figures by name, or all of a paper by its name; all where none is named.
 
     Raises InputError where a name is neither.
     """
@@ -54,22 +55,22 @@ def chosen(names: Sequence[str]) -> list[Redrawn]:
     return list(found.values())
 
 
-def runnable(figures: Iterable[Redrawn]) -> list[str]:
-    """The studies of figures that can be run again."""
+def runnable_studies(figures: Iterable[Redrawn]) -> list[str]:
+    """Names of the studies of figures that can be run again."""
     studies = dict.fromkeys(study for figure in figures for study in figure.studies)
     return [study for study in studies if is_runnable(study)]
 
 
 def description(study: str, quick: bool) -> Description:
-    """A study as it is recorded, or `quick`: fewer replicates and steps, to see that everything works."""
+    """Description of a study as recorded, or `quick`: with fewer replicates and steps, as a trial."""
     path = STUDIES / f"{study}.toml"
-    kind = DESCRIPTIONS[read_toml(path)["study"]]
-    shorter: Mapping[str, Any] = {"replicates": QUICK, "steps": QUICK_STEPS} if quick else {}
+    kind = description_of(read_toml(path)["study"])
+    shorter: Mapping[str, Any] = {"replicates": QUICK_REPLICATES, "steps": QUICK_STEPS} if quick else {}
     return kind.of({key: value for key, value in shorter.items() if key in kind.model_fields}, path)
 
 
 def write(figure: Redrawn, sources: Sources, directory: Path) -> None:
-    """PNG, PDF and the CSV behind every panel."""
+    """Write a figure as PNG and PDF, and the numbers behind every panel as CSV."""
     table = figure.read_from(sources)
     drawn = figure.layout.draw(table, figure.small_print(sources))
     write_whole(directory / f"{figure.name}.csv", table.to_csv(index=False, float_format="%.6g").encode())
@@ -77,7 +78,7 @@ def write(figure: Redrawn, sources: Sources, directory: Path) -> None:
 
 
 def write_index(figures: Iterable[Redrawn], sources: Sources, directory: Path, command: str) -> None:
-    """A page with all of them, for a browser of files."""
+    """Write a page with all figures, for a browser of files."""
     parts = ["# Figures", "", f"Made by `{command}`, version {__version__}, commit {commit()}.", ""]
     for figure in figures:
         said = "\n".join(figure.small_print(sources)[1:])

@@ -13,16 +13,16 @@ from paper_figures.drawing import Curves, Rows
 from paper_figures.selection import STUDY, counts, panels
 from paper_figures.series import between, by_success, compared, exact, rows, runs, scaled
 from paper_figures.sources import Redrawn, Sources, as_published, published
-from rolloutbench.metrics import BASELINE
+from rolloutbench.analysis.plotting.style import DASHED, SOLID, Style
+from rolloutbench.analysis.statistics import mean_interval
+from rolloutbench.cells.collectors import BASELINE
 from rolloutbench.objectives import KnapsackValue, NonZeroGradient
-from rolloutbench.plotting.style import DASHED, SOLID, Style
 from rolloutbench.solvers import Problem, solve
-from rolloutbench.statistics import mean_interval
 
 METHOD = "knapsack"
 ORACLE = "knapsack[predictor=oracle]"
 PHASES = {"first epoch": (0, 0.1), "until half of the steps": (0.1, 0.5), "second half": (0.5, 1)}
-"""An epoch is 16 of the 150 steps, which are evaluated every 5."""
+"""Phases of training as shares of its 150 steps, which are evaluated every 5; an epoch is 16 steps."""
 COUNTS = {f"n = {n}": n for n in (2, 8, 32, 128)}
 LINES = {
     "n = 2": Style("#88CCEE"),
@@ -43,7 +43,7 @@ POOLS = {
 
 
 def values(_: Sources) -> pd.DataFrame:
-    """The value over p, its limit, and the chance in it."""
+    """Value of n rollouts over p, its limit, and the chance of a non-zero gradient in it."""
     p = np.linspace(0, 1, 121)
     found = [exact(VALUE, LIMIT, p, p * (1 - p) ** 2)]
     for panel, objective in {VALUE: KnapsackValue(), CHANCE: NonZeroGradient()}.items():
@@ -57,9 +57,9 @@ def allocation(sources: Sources) -> pd.DataFrame:
 
 
 def largest(sources: Sources) -> pd.DataFrame:
-    """The largest count in a batch of 512 with 8 each on average: at the true p, and at k/8."""
+    """Largest count in a batch of 512 with 8 each on average: at the true p, and at k/8."""
     panel, replicates = "largest count of a batch", 8 if sources.quick else 64
-    found = [as_published(panel, METHOD, [THEIRS], [_known("abstract", "largest_count", "one prompt")])]
+    found = [as_published(panel, METHOD, [THEIRS], [_published("abstract", "largest_count", "one prompt")])]
     for name, shape in POOLS.items():
         rng = np.random.default_rng(0)
         p = rng.beta(*shape, (replicates, 512))
@@ -82,7 +82,7 @@ def effective(sources: Sources) -> pd.DataFrame:
             found.append(between(run, f"{name}: groups", allocator, "effective", "groups", steps))
             lost = between(run, f"{name}: rollouts", allocator, "ineffective", "trained", steps)
             found.append(lost.assign(value=1 - lost.value, low=1 - lost.high, high=1 - lost.low))
-        known = _known("effective", "share_non_zero_gradients", "iteration 1000")
+        known = _published("effective", "share_non_zero_gradients", "iteration 1000")
         found.append(as_published(f"{name}: rollouts", BASELINE, [steps], [known]))
     table = pd.concat(found)
     return table.sort_values("panel", key=lambda panels: panels.str.endswith("rollouts"), kind="stable")
@@ -93,8 +93,8 @@ def gain(sources: Sources) -> pd.DataFrame:
     measured = sources.values(STUDY, "ineffective_ratio", "accuracy_at_steps")
     useless = measured.metric == "ineffective_ratio"
     measured["value"] = measured.value.where(~useless, 1 - measured.value)
-    shares = [_known("abstract", "percent_more_non_zero_gradients", end) for end in ("least", "most")]
-    points = [_known("abstract", "points_above_grpo", end) for end in ("least", "most")]
+    shares = [_published("abstract", "percent_more_non_zero_gradients", end) for end in ("least", "most")]
+    points = [_published("abstract", "points_above_grpo", end) for end in ("least", "most")]
     found = []
     for panel, (metric, how, known) in {
         PERCENT: ("ineffective_ratio", "ratio", shares),
@@ -108,7 +108,7 @@ def gain(sources: Sources) -> pd.DataFrame:
     return pd.concat(found)
 
 
-def _known(item: str, metric: str, setting: str) -> float:
+def _published(item: str, metric: str, setting: str) -> float:
     table = published("knapsack", item)
     return float(table.value[(table.metric == metric) & (table.setting == setting)].iloc[0])
 

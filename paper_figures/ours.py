@@ -1,6 +1,6 @@
 """Figures of our own: who needs how many rollouts over all scenarios, and a language model's verdict.
 
-Both read studies that compare allocators at equal cost; see `rolloutbench.metrics` for what is measured.
+Both read studies that compare allocators at equal cost; see `analysis.metrics` for what is measured.
 """
 
 from __future__ import annotations
@@ -8,18 +8,24 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from paper_figures.drawing import Rows
+from paper_figures.drawing import Curves, Rows
 from paper_figures.series import compared, exact, rows, scaled
 from paper_figures.sources import Redrawn, Sources
-from rolloutbench.metrics import BASELINE
-from rolloutbench.plotting.style import Style, is_yardstick
+from rolloutbench.analysis.plotting.style import Style
+from rolloutbench.analysis.statistics import Interval, paired_bootstrap, ratio_of_means
+from rolloutbench.analysis.yardsticks import is_yardstick
+from rolloutbench.cells.collectors import BASELINE
 from rolloutbench.protocol import FloatArray
-from rolloutbench.statistics import Interval, paired_bootstrap, ratio_of_means
+from simulators.scenarios import LearningScenario, scenarios
 
 ALL = "learning_all"
 ORACLE = "vip[predictor=oracle]"
-"""The best counts for VIP's objective at the true success probabilities."""
-SUMMARISED = {"rollouts_to_90": "rollouts to 90% of the gain", "seconds_to_90": "seconds to 90% of the gain"}
+"""Allocator with the best counts for VIP's objective at the true success probabilities."""
+SUMMARISED = {
+    "tuned_rollouts_to_90": "rollouts to 90% of the gain",
+    "tuned_seconds_to_90": "seconds to 90% of the gain",
+}
+EPOCHS = "epochs"
 REAL, SIMULATED = "real_sorting", "real_sorting_simulated"
 WHERE = {REAL: "language model", SIMULATED: "simulation"}
 UNITS = {"ratio": "% above uniform", "difference": "points above uniform"}
@@ -35,12 +41,17 @@ def geometric_mean_ratio(values: FloatArray, baseline: FloatArray) -> FloatArray
 
 
 def summary(sources: Sources) -> pd.DataFrame:
-    """Ratios to uniform: each scenario's, and their geometric mean; methods first, best first."""
+    """Ratios to uniform: each scenario's, and their geometric mean; methods first, best first.
+
+    Allocators are those that have all of it in every scenario and replicate.
+    """
     values = sources.values(ALL, *SUMMARISED)
+    known = {metric: by_allocator(values, metric) for metric in SUMMARISED}
+    names = [name for name in values.allocator.unique() if all(name in of for of in known.values())]
     found, order = [], list[int]()
     for metric, panel in SUMMARISED.items():
-        names, cube = cube_of(values, metric)
-        baseline = np.broadcast_to(cube[names.index(BASELINE)], cube.shape)
+        cube = np.stack([known[metric][name] for name in names])
+        baseline = np.broadcast_to(known[metric][BASELINE], cube.shape)
         mean = paired_bootstrap(geometric_mean_ratio, cube, baseline)
         ratios = ratio_of_means(cube, baseline)
         if not order:
@@ -51,21 +62,37 @@ def summary(sources: Sources) -> pd.DataFrame:
     return pd.concat(found)
 
 
-def cube_of(values: pd.DataFrame, metric: str) -> tuple[list[str], FloatArray]:
-    """Allocators, and values (A, S, R). Raises ValueError where one is missing: means would not compare."""
-    wide = values[values.metric == metric].pivot(
-        index=["allocator", "scenario"], columns="replicate", values="value"
-    )
-    allocators, scenarios = (values[name].unique() for name in ("allocator", "scenario"))
-    wide = wide.reindex(pd.MultiIndex.from_product([allocators, scenarios]))
-    if wide.isna().to_numpy().any():
-        raise ValueError(f"{metric} is missing for {wide.index[wide.isna().any(axis=1)].tolist()}")
-    return list(allocators), wide.to_numpy(dtype=np.float64).reshape(len(allocators), len(scenarios), -1)
+def by_allocator(values: pd.DataFrame, metric: str) -> dict[str, FloatArray]:
+    """Values (S, R) of each allocator that has the metric in every scenario and replicate."""
+    here = values[values.metric == metric]
+    scenarios, replicates = (values[name].unique() for name in ("scenario", "replicate"))
+    wide = here.pivot(index=["allocator", "scenario"], columns="replicate", values="value")
+    tables = {
+        str(name): wide.loc[name].reindex(scenarios, columns=replicates) for name in here.allocator.unique()
+    }
+    return {
+        name: table.to_numpy(np.float64) for name, table in tables.items() if table.notna().all(axis=None)
+    }
 
 
 def is_apart(name: str) -> bool:
-    """Yardsticks stand below the methods, and so does uniform."""
+    """Whether a row stands below the methods: yardsticks do, and uniform."""
     return name == BASELINE or is_yardstick(name)
+
+
+def epochs(sources: Sources) -> pd.DataFrame:
+    """Area over rollouts, ratio to uniform, against how often a run sees each prompt; a panel a pool."""
+    metric = "tuned_area_over_rollouts"
+    values = sources.values(EPOCHS, metric)
+    found = []
+    for spec in values.scenario.unique():
+        panel = spec.partition("[")[0]
+        of_one = compared(values[values.scenario == spec], metric, panels={spec: panel})
+        made = scenarios.create(spec)
+        assert isinstance(made, LearningScenario)
+        seen = made.epochs
+        found.append(of_one.assign(series=of_one.x, x=seen)[of_one.x != BASELINE])
+    return pd.concat(found)
 
 
 def real(sources: Sources) -> pd.DataFrame:
@@ -83,8 +110,8 @@ def real(sources: Sources) -> pd.DataFrame:
 FIGURES: tuple[Redrawn, ...] = (
     Redrawn(
         "ours_summary",
-        "What it takes to get 90% of uniform's gain, as a multiple of what uniform takes. Pale: each of the "
-        "13 scenarios. Strong: their geometric mean, with its 95% interval.",
+        "What it takes to get 90% of uniform's gain, as a multiple of what uniform takes, each at its own "
+        "best learning rate. Pale: each scenario. Strong: their geometric mean, with its 95% interval.",
         summary,
         Rows(
             "ratio to uniform (less is better)",
@@ -98,7 +125,16 @@ FIGURES: tuple[Redrawn, ...] = (
         (ALL,),
         "Below the line: yardsticks and controls. Band: the best that VIP's counts can be, at the true "
         "success probabilities; who also chooses prompts can do better. A run not there after 1.5 times "
-        "uniform's budget counts as there then. Seconds are simulated.",
+        "uniform's budget counts as there then. Seconds are simulated. Not here: who lacks a result.",
+    ),
+    Redrawn(
+        "ours_epochs",
+        "Learning against how often a run sees each prompt: area under accuracy over rollouts, ratio to "
+        "uniform's, each at its own best learning rate.",
+        epochs,
+        Curves("epochs", "ratio to uniform", log="x", level=1.0, same_y=True, height=2.4),
+        (EPOCHS,),
+        "One epoch: each prompt once. All runs have 100 steps of 128 prompts x 8 rollouts.",
     ),
     Redrawn(
         "ours_real",

@@ -17,8 +17,8 @@ from paper_figures.drawing import Curves, Rows
 from paper_figures.series import EQUAL, along, between, compared, exact, named, runs, scaled
 from paper_figures.sources import Redrawn, Sources, as_published, published
 from rolloutbench.allocators.pilot_commit import PilotCommit
-from rolloutbench.curves import Run
-from rolloutbench.metrics import BASELINE, HORIZON
+from rolloutbench.analysis.curves import LearningCurves
+from rolloutbench.cells.collectors import BASELINE, HORIZON
 from rolloutbench.protocol import FloatArray, Outcomes
 from simulators.clock import Clock
 
@@ -26,11 +26,11 @@ TARGETS, SETTINGS = "pilot_commit_targets", "pilot_commit_settings"
 METHODS = (BASELINE, "pilot_commit", "dapo")
 NAMES = {BASELINE: "GRPO", "pilot_commit": "Pilot-Commit", "dapo": "DAPO"}
 _OURS = {"grpo": BASELINE, "pilot_commit": "pilot_commit", "dapo": "dapo"}
-"""Allocators by the paper's names."""
+"""Allocators by the names that the paper gives them."""
 NOMINAL = {"grpo": 8192, "pilot_commit": 12288, "dapo": 24576}
 """Rollouts of a step without refill rounds: 128 prompts, 3 times as many candidates, groups of 64."""
 PUBLISHED_NOMINAL = 24576
-"""Of Pilot-Commit in Table 3, with groups of 128."""
+"""Nominal rollouts of a step of Pilot-Commit in Table 3, with groups of 128."""
 
 _SIXTEEN = "pool_size=8192,group_size=16,noise_ratio=200"
 SCENARIOS = {
@@ -43,7 +43,7 @@ SCENARIOS = {
     f"u-shaped-adam-v1[{_SIXTEEN}]": "u-shaped, Adam, n = 16",
     f"weak-cold-v1[{_SIXTEEN}]": "weak start, Adam, n = 16",
 }
-"""Of the first study, by the names that figures give them. Dead prompts are solved always or never."""
+"""Scenarios of the first study, and their names in figures. Dead prompts are solved always or never."""
 LARGE = dict(list(SCENARIOS.items())[:4])
 SHOWN = {name: title for name, title in SCENARIOS.items() if "SGD" in title or "u-shaped" in title}
 
@@ -105,7 +105,7 @@ EVICTED = {
     "refill rounds": "rounds per step beyond the first",
     "accuracy at equal steps": "points above no eviction",
 }
-"""Panels and their labels."""
+"""Panels of the figure on eviction, and the labels of their axes."""
 
 
 def over_rollouts(sources: Sources) -> pd.DataFrame:
@@ -125,7 +125,7 @@ def over_rollouts(sources: Sources) -> pd.DataFrame:
 
 
 def reward_deviation(sources: Sources) -> pd.DataFrame:
-    """How mixed the trained groups are."""
+    """Standard deviation of rewards in the trained groups: how mixed they are."""
     curves = _curves(sources, SHOWN, "deviation", "groups")
     return pd.concat(
         between(run, panel, name, "deviation", "groups", int(HORIZON * sources.steps(TARGETS)[scenario]))
@@ -183,7 +183,7 @@ def rollouts_to_target(sources: Sources) -> pd.DataFrame:
 
 
 def controls(sources: Sources) -> pd.DataFrame:
-    """The same of what else saves rollouts."""
+    """Rollouts of controls until a target, over those of Pilot-Commit: what else saves rollouts."""
     values = sources.values(TARGETS, "rollouts_to_90")
     return _over_pilot_commit(values, "rollouts_to_90", CONTROLS)
 
@@ -220,14 +220,14 @@ def seconds(sources: Sources) -> pd.DataFrame:
 
 
 def clock_seconds(rollouts: int) -> float:
-    """A step of one stage on prompts of Beta(.4, .6), of which 128 groups of 64 are trained on."""
+    """Seconds of a step of one stage on prompts of Beta(.4, .6), of which 128 groups of 64 are trained on."""
     clock, p = Clock(), stats.beta(0.4, 0.6).ppf((np.arange(2000) + 0.5) / 2000)[None]
     generation, _ = clock.stage(p, np.full(p.shape, rollouts / p.size))
     return float(generation[0] + clock.rest(np.array([rollouts]), np.array([NOMINAL["grpo"]]))[0])
 
 
 def eviction(sources: Sources) -> pd.DataFrame:
-    """What giving up solved prompts saves: refill rounds."""
+    """Rollouts, refill rounds and accuracy with and without giving up solved prompts."""
     values = sources.values(SETTINGS, "rollouts_per_step", "stages_per_step", "accuracy_at_steps")
     known = published("pilot_commit", "table3").value.astype(float)
     rollouts, rounds, points = EVICTED
@@ -245,8 +245,8 @@ def eviction(sources: Sources) -> pd.DataFrame:
     )
 
 
-def screened(p: FloatArray, n_pilot: int) -> tuple[FloatArray, FloatArray]:
-    """The chances that a prompt with success probability p is let in, and that it is evicted."""
+def screening_chances(p: FloatArray, n_pilot: int) -> tuple[FloatArray, FloatArray]:
+    """Chances that a prompt with success probability p is let in, and that it is evicted."""
     k = np.arange(n_pilot + 1)
     pilots = Outcomes(np.zeros((1, len(k)), dtype=np.int64), np.full((1, len(k)), n_pilot), k[None])
     chances = stats.binom.pmf(k, n_pilot, p[..., None])
@@ -255,22 +255,22 @@ def screened(p: FloatArray, n_pilot: int) -> tuple[FloatArray, FloatArray]:
 
 
 def filter_power(sources: Sources) -> pd.DataFrame:
-    """Both chances, for pilots of the group sizes 16, 64 and 128."""
+    """Chances of being let in and of being evicted over p, for pilots of the group sizes 16, 64 and 128."""
     p = np.linspace(0, 1, 101)
     parts = []
     for n_pilot in (8, 16, 32):
         name = f"pilot_commit[n_pilot={n_pilot}]"
-        for panel, chance in zip(("let in", "evicted"), screened(p, n_pilot), strict=True):
+        for panel, chance in zip(("let in", "evicted"), screening_chances(p, n_pilot), strict=True):
             parts.append(exact(panel, name, p, chance))
     return pd.concat(parts)
 
 
 def _curves(sources: Sources, scenarios: Iterable[str], *columns: str) -> pd.DataFrame:
-    """Of the three methods of the paper."""
+    """Training curves of the three methods of the paper."""
     return sources.table(TARGETS, "curves", columns, allocator=METHODS, scenario=tuple(scenarios))
 
 
-def _gain(run: Run) -> FloatArray:
+def _gain(run: LearningCurves) -> FloatArray:
     """Held-out accuracy above its start, in points."""
     accuracy = run["accuracy"]
     return 100 * (accuracy - accuracy[:, :1])

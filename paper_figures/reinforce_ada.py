@@ -15,17 +15,17 @@ from paper_figures.drawing import Curves, Rows
 from paper_figures.selection import STUDY, counts, panels
 from paper_figures.series import EQUAL, by_success, compared, exact, expected_responses, named, points
 from paper_figures.sources import Redrawn, Sources, as_published, published
-from rolloutbench.metrics import BASELINE
-from rolloutbench.plotting.style import method_of
+from rolloutbench.analysis.yardsticks import method_of
+from rolloutbench.cells.collectors import BASELINE
 from rolloutbench.protocol import FloatArray
 
 BALANCE, POSITIVE, EST = "reinforce_ada", "reinforce_ada[exit=positive]", "reinforce_ada_est"
 NAMES = {BALANCE: "seq_balance", POSITIVE: "seq_positive", EST: "est"}
-"""Ours, and the published one."""
+"""Allocators here, and the names of their published counterparts."""
 GROUP, ROUNDS = 8, 4
 THEIRS = "the paper, 1.5B"
 QUARTER = "uniform[divide=2]"
-"""Groups of 4."""
+"""Uniform with groups of 4."""
 COMPARED = {
     BASELINE: ("GRPO, 8 rollouts", "grpo_n8"),
     "dapo": ("DAPO", "dapo"),
@@ -34,12 +34,12 @@ COMPARED = {
 
 
 def expected_positive(p: FloatArray) -> FloatArray:
-    """E[N | p] when a prompt leaves with its first success."""
+    """Expected rollouts E[N | p] of a prompt that leaves with its first success."""
     return expected_responses(p, ROUNDS, GROUP)
 
 
 def expected_balance(p: FloatArray) -> FloatArray:
-    """E[N | p] when it leaves with half a group of each: paid for while either is short."""
+    """Expected rollouts E[N | p] of a prompt that leaves with half a group of each reward."""
     drawn, half = GROUP * np.arange(ROUNDS)[:, None], GROUP // 2
     enough = stats.binom.cdf(drawn - half, drawn, p) - stats.binom.cdf(half - 1, drawn, p)
     cost: FloatArray = GROUP * (1 - np.maximum(enough, 0)).sum(axis=0)
@@ -75,7 +75,7 @@ def cost(sources: Sources) -> pd.DataFrame:
 
 
 def accuracy(sources: Sources) -> pd.DataFrame:
-    """Points above groups of 4, by what is held equal."""
+    """Points of accuracy above groups of 4, by what is held equal."""
     values = sources.values(STUDY, *EQUAL)
     known = published("reinforce_ada", "accuracy").set_index("method").value.astype(float)
     found = []

@@ -6,11 +6,11 @@ import pandas as pd
 
 from paper_figures.series import COUNTS
 from paper_figures.sources import Sources
-from rolloutbench.plotting.style import method_of
+from rolloutbench.analysis.yardsticks import method_of
 
 STUDY = "selection"
 BROAD = "u-shaped-adam-v1"
-"""The scenario with all difficulties."""
+"""Scenario whose prompts have all difficulties."""
 SCENARIOS = {
     "weak-cold-v1": "weak start",
     BROAD: "u-shaped start",
@@ -19,7 +19,7 @@ SCENARIOS = {
 
 
 def panels(sources: Sources) -> dict[str, str]:
-    """Plain names of its scenarios, in their order."""
+    """Titles of the study's scenarios by spec, in their order."""
     return {spec: SCENARIOS[method_of(spec)] for spec in sources.steps(STUDY)}
 
 

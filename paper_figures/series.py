@@ -14,11 +14,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from paper_figures.drawing import COLUMNS, OURS
-from rolloutbench.curves import Run, held_level
-from rolloutbench.metrics import BASELINE, COUNT_BINS, COUNT_PREFIX, REFERENCE, count_metric
-from rolloutbench.plotting.style import method_of
-from rolloutbench.protocol import FloatArray
-from rolloutbench.statistics import (
+from rolloutbench.analysis.curves import LearningCurves, held_level
+from rolloutbench.analysis.statistics import (
     Interval,
     Reached,
     interpolate_curves,
@@ -26,11 +23,14 @@ from rolloutbench.statistics import (
     median_reached,
     ratio_interval,
 )
+from rolloutbench.analysis.yardsticks import method_of
+from rolloutbench.cells.collectors import BASELINE, COUNT_BINS, COUNT_PREFIX, REFERENCE, count_metric
+from rolloutbench.protocol import FloatArray
 
 GRID = 41
-"""Positions on the common axis of curves."""
+"""Number of positions on the common axis of curves."""
 COUNTS = tuple(count_metric(b) for b in range(COUNT_BINS))
-"""The columns of curves that `by_success` reads."""
+"""Names of the columns of curves that `by_success` reads."""
 EQUAL = {
     "accuracy_at_steps": "equal steps",
     "accuracy_at_rollouts": "equal rollouts",
@@ -40,7 +40,7 @@ EQUAL_OR_TIMED = EQUAL | {"accuracy_at_seconds": "equal seconds"}
 
 
 def rows(panel: str, series: str, x: ArrayLike, interval: Interval) -> pd.DataFrame:
-    """Rows of ours: x, and the interval's estimate and ends."""
+    """Rows of ours for a figure: x, and the interval's estimate and ends."""
     value, low, high = (np.atleast_1d(np.asarray(part, dtype=np.float64)) for part in interval)
     table = pd.DataFrame({"x": np.atleast_1d(x), "value": value, "low": low, "high": high})
     return table.assign(panel=panel, series=series, source=OURS)[list(COLUMNS)]
@@ -53,14 +53,14 @@ def exact(panel: str, series: str, x: ArrayLike, value: ArrayLike) -> pd.DataFra
     return rows(panel, series, x, Interval(values, nothing, nothing))
 
 
-def runs(curves: pd.DataFrame, scenario: str) -> dict[str, Run]:
+def runs(curves: pd.DataFrame, scenario: str) -> dict[str, LearningCurves]:
     """The runs of a scenario at its own learning rate, by allocator; the reference run is left out."""
     here = curves[(curves.scenario == scenario) & (curves.rate == 1.0) & (curves.allocator != REFERENCE)]
-    return {str(name): Run(found) for name, found in here.groupby("allocator", sort=False)}
+    return {str(name): LearningCurves(found) for name, found in here.groupby("allocator", sort=False)}
 
 
 def along(
-    run: Run, panel: str, series: str, y: FloatArray, axis: str, until: float, points: int = GRID
+    run: LearningCurves, panel: str, series: str, y: FloatArray, axis: str, until: float, points: int = GRID
 ) -> pd.DataFrame:
     """Values y (R, T) at a run's evaluations, against `axis`, at equal places from 0 to `until`.
 
@@ -74,9 +74,9 @@ def along(
 
 
 def between(
-    run: Run, panel: str, series: str, above: str, below: str | float, steps: int | None = None
+    run: LearningCurves, panel: str, series: str, above: str, below: str | float, steps: int | None = None
 ) -> pd.DataFrame:
-    """What was done between evaluations, at their steps: growth of a sum by that of another.
+    """Growth of a sum between evaluations over that of another, at the steps of the evaluations.
 
     `above` and `below` are columns of sums since the start; a number below divides the growth of `above`
     for each step, so `between(run, ..., "rollouts", 128)` is rollouts per prompt of a batch of 128.
@@ -117,7 +117,7 @@ def compared(
     panels: Mapping[str, str] | None = None,
     allocators: Iterable[str] = (),
 ) -> pd.DataFrame:
-    """A row for each allocator, a panel for each scenario: `ratio`, `difference` or the `value` itself.
+    """Compare allocators by a metric: a row for each, a panel for each scenario.
 
     Ratio and difference are to the allocator `against`, paired by replicate. `panels` gives scenarios
     their titles and their order; `allocators` chooses and orders.
@@ -136,7 +136,7 @@ def compared(
 
 
 def compare(values: FloatArray, baseline: FloatArray, how: str) -> Interval:
-    """`ratio`, `difference` or the `value` itself, over the last axis (..., R) of paired values."""
+    """Ratio, difference or the value itself, over the last axis (..., R) of paired values."""
     compared_by: dict[str, Callable[[], Interval]] = {
         "ratio": lambda: ratio_interval(values, baseline),
         "difference": lambda: mean_interval(values - baseline),
@@ -151,12 +151,12 @@ def scaled(table: pd.DataFrame, factor: float, offset: float = 0.0) -> pd.DataFr
 
 
 def points(table: pd.DataFrame) -> pd.DataFrame:
-    """Shares as percent, differences of shares as points."""
+    """Shares as percent, and differences of shares as points."""
     return scaled(table, 100)
 
 
 def named(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """Rows with short names; their series is the method alone."""
+    """Rows with short names, whose series is the method alone."""
     return table.assign(x=table.x.map(names), series=table.series.map(method_of))
 
 

@@ -16,29 +16,30 @@ import numpy as np
 import pandas as pd
 
 from paper_figures.drawing import COLUMNS, PUBLISHED, Layout
+from rolloutbench.analysis.results import Results
+from rolloutbench.cells.store import Manifest, read_manifest, write_manifest
 from rolloutbench.protocol import BoolArray, InputError
-from rolloutbench.results import Results, open_results
-from rolloutbench.store import Manifest, read_manifest, write_manifest
+from rolloutbench.studies.kinds import open_results
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
-"""Recorded studies, in a checkout; an installed package is without them."""
+"""Folder of recorded studies, in a checkout; an installed package is without them."""
 STUDIES = HERE / "studies"
-"""Their descriptions."""
+"""Folder of the studies' descriptions."""
 KEYS = ("scenario", "allocator", "predictor", "rate", "replicate", "steps", "epoch", "metric", "value")
 """Columns that say what a row is of."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Rows of a table, by the values of some columns, and other columns of them."""
+    """Record of what was asked of a table: rows, by the values of some columns, and further columns."""
 
     table: str
     columns: tuple[str, ...]
     only: dict[str, tuple[str, ...]]
 
     def rows(self, table: pd.DataFrame) -> BoolArray:
-        """Which rows (N,) of the table are meant."""
+        """Mask (N,) of the rows of the table that are meant."""
         meant = np.ones(len(table), dtype=bool)
         for name, values in self.only.items():
             meant &= table[name].isin(values).to_numpy()
@@ -47,7 +48,7 @@ class Asked:
 
 @dataclass
 class Sources:
-    """Studies in `directory`. `quick` asks what is computed, not read, to be computed less precisely."""
+    """Source of the studies in `directory`. `quick` asks for computed numbers with less precision."""
 
     directory: Path = RESULTS
     quick: bool = False
@@ -55,7 +56,7 @@ class Sources:
     _opened: dict[str, Results] = field(default_factory=dict, repr=False)
 
     def results(self, study: str) -> Results:
-        """A study; one that cannot be run again here is read where it was recorded.
+        """Open a study's results; one that cannot be run again here is read where it was recorded.
 
         Raises InputError where it is not there.
         """
@@ -78,7 +79,7 @@ class Sources:
 
         `curves`, `per_replicate` and `judged` are tables; `summary` too, which is always recorded whole.
         """
-        whole = self.results(study).table(name)
+        whole = self.results(study).read(name)
         asked = Asked(name, tuple(columns), {key: tuple(values) for key, values in only.items()})
         self.asked[study].append(asked)
         lacking = [name for name in (*columns, *only) if name not in whole]
@@ -95,11 +96,11 @@ class Sources:
         return self.table(study, "curves", columns, **only)
 
     def values(self, study: str, *metrics: str) -> pd.DataFrame:
-        """These metrics of every replicate, in long form."""
+        """Values of these metrics in every replicate, in long form."""
         return self.table(study, "per_replicate", metric=metrics)
 
     def steps(self, study: str) -> dict[str, int]:
-        """Steps of each scenario."""
+        """Number of steps of each scenario."""
         return dict(self.results(study).record["steps"])
 
     def keep(self, study: str, directory: Path) -> None:
@@ -109,7 +110,7 @@ class Sources:
         files = []
         whole = [name for name in ("summary", "ranking") if found.has(name)]  # what `show` needs
         for name in dict.fromkeys([*whole, *(asked.table for asked in self.asked[study])]):
-            table = found.table(name)
+            table = found.read(name)
             wanted = [asked for asked in self.asked[study] if asked.table == name]
             if name == "summary":
                 table = table[~table.metric.str.contains("@")]
@@ -127,7 +128,7 @@ class Sources:
 
 
 def is_runnable(study: str) -> bool:
-    """Whether its description is here: simulated studies, not the training of a language model."""
+    """Whether a study's description is here: simulated studies, not the training of a language model."""
     return (STUDIES / f"{study}.toml").exists()
 
 
@@ -139,7 +140,7 @@ def _all_published() -> pd.DataFrame:
 
 
 def published(paper: str, item: str) -> pd.DataFrame:
-    """What a paper's figure or table says, as rows: setting, method, metric, x, value.
+    """Numbers of a paper's figure or table, as rows: setting, method, metric, x, value.
 
     `value` is a number, or text where the paper has none. Digitised curves and tables are in
     published/, with where they are from.
@@ -173,7 +174,7 @@ class Redrawn:
     said: str = ""
 
     def small_print(self, sources: Sources) -> list[str]:
-        """Title, conditions of its studies, and what else there is to say."""
+        """Lines of small print: the title, conditions of the studies, and what else there is to say."""
         of = [sources.results(study) for study in self.studies]
         conditions = dict.fromkeys(caption for one in of for caption in one.record["captions"].values())
         if len(conditions) > 2:  # too many budgets to name
@@ -181,5 +182,5 @@ class Redrawn:
         return [self.title, *conditions, *([self.said] if self.said else [])]
 
     def read_from(self, sources: Sources) -> pd.DataFrame:
-        """Its table, with the columns of drawing.py in their order."""
+        """Make the figure's table, with the columns of drawing.py in their order."""
         return self.table(sources)[list(COLUMNS)].reset_index(drop=True)

@@ -20,11 +20,12 @@ import pandas as pd
 from paper_figures.drawing import Curves, Rows
 from paper_figures.series import along, between, compared, exact, points, rows, runs
 from paper_figures.sources import RESULTS, Redrawn, Sources, as_published, published
-from rolloutbench.plotting.style import PREDICTOR_STYLES, Style
-from rolloutbench.statistics import interpolate_curves, mean_interval
+from rolloutbench.analysis.plotting.style import Style
+from rolloutbench.analysis.statistics import interpolate_curves, mean_interval
+from rolloutbench.predictors import predictors
 
 PRINTED = "vip[preset=paper]"
-"""Published rows are VIP as its paper has it."""
+"""Spec of VIP as its paper has it; published rows are drawn as this allocator."""
 VARIANTS = ["vip", PRINTED, "vip[preset=released_code]", "vip[predictor=oracle]"]
 STEPS = 66
 EVERY = np.arange(0.0, STEPS + 1, 3)
@@ -37,11 +38,11 @@ WEAK, U_SHAPED = (
 )
 """Scenarios by rollouts per prompt."""
 OBJECTIVES = {"RLOO": ("vip_rloo", "rloo"), "Dr. GRPO": ("vip_dr_grpo", "dr_grpo")}
-"""The study of each, and its name in the published tables."""
+"""Study of each objective, and the objective's name in the published tables."""
 
 
 def joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """One under the other."""
+    """Tables one under the other, as one."""
     return pd.concat(list(tables), ignore_index=True)
 
 
@@ -51,14 +52,14 @@ SHORT = {
     "gp[noise=0,drift=1,belief=plug_in]": "gp[printed]",
     "gp[noise=0,drift=1,belief=plug_in,length_scale=0.5,prior_mean=-5,jitter=1e-4]": "gp[released]",
 }
-"""The process as the paper and as its code have it."""
+"""Short names of the Gaussian process as the paper and as its code have it."""
 PREDICTORS = {"gaussian_process": "gp[printed]", "moving_average": "global_mean", "ridge": "ridge"}
-"""Of the paper's methods, what they are here: the moving average is one mean of all prompts."""
+"""Predictors here that are the paper's methods: its moving average is one mean of all prompts."""
 STARTS = {
     "weak start": ("weak-cold-v1[steps=66,pool_size=4224]", "Qwen2.5-Math-1.5B"),
     "middle": ("mid-broad-v1[steps=66,pool_size=4224]", "Qwen2.5-Math-7B"),
 }
-"""A scenario of ours, and the model beside it: one that solves next to nothing, one that solves more."""
+"""Scenario of each start, and the model beside it: one that solves next to nothing, one that solves more."""
 PHASES = {"steps 3 to 27": (3, 27), "steps 28 to 55": (28, 55)}
 
 
@@ -69,7 +70,7 @@ def prediction_errors(sources: Sources) -> pd.DataFrame:
 
 
 def figure_3(sources: Sources) -> pd.DataFrame:
-    """Error over the steps, and the published ones below."""
+    """Mean absolute error of predictors over the steps, and the published ones below."""
     errors, theirs = prediction_errors(sources), published("vip", "fig3")
     found = []
     for panel, (scenario, _) in STARTS.items():
@@ -85,7 +86,7 @@ def figure_3(sources: Sources) -> pd.DataFrame:
 
 
 def figure_3_means(sources: Sources) -> pd.DataFrame:
-    """Its mean before and after prompts come back."""
+    """Means of Figure 3's errors before and after prompts come back."""
     errors, theirs = prediction_errors(sources), published("vip", "fig3")
     found = []
     for start, (scenario, model) in STARTS.items():
@@ -106,13 +107,13 @@ def figure_3_means(sources: Sources) -> pd.DataFrame:
 
 TRAINED = ["uniform", PRINTED, "vip", "vip[predictor=oracle]"]
 METHODS = {"grpo": "uniform", "vip": PRINTED}
-"""Of the figures' methods, what they are here."""
+"""Allocators here that are the methods of the paper's figures."""
 SHOWN = {
     "reward of a training batch": "share solved",
     "spread of a group's rewards": "standard deviation",
     "held-out gain over uniform": "points",
 }
-"""Rows of Fig. 6 and what their axes say."""
+"""Rows of Fig. 6, and what their axes say."""
 
 
 def weak_curves(sources: Sources, *columns: str) -> pd.DataFrame:
@@ -230,7 +231,7 @@ ABLATION = {
     "ridge+vip": "vip[predictor=ridge]",
     "vip": PRINTED,
 }
-"""Rows of Table 3, and what they are here: the heuristics as its code has them."""
+"""Allocators here that are the rows of Table 3: the heuristics as the paper's code has them."""
 GRID = [
     *ABLATION.values(),
     "vip",
@@ -270,13 +271,13 @@ TESTS = {
     "obrien": ("table8", "O'Brien, Table 8", ("Var|z|",)),
 }
 MOMENTS = {"0": ("start", 0), "0.5": ("middle", 50), "1.0": ("end", 100)}
-"""Epochs of the paper, and steps of ours."""
+"""Epochs of the paper, and steps of ours that stand for them."""
 LEAST = 1e-12
-"""p-values below it are drawn there."""
+"""Least p-value that is drawn; smaller ones are drawn there."""
 
 
 def tables_5_to_8(sources: Sources) -> pd.DataFrame:
-    """p-values, of a small transformer trained here and of the paper's."""
+    """p-values of the tests in Tables 5 to 8, of a small transformer trained here and of the paper's."""
     ours = pd.read_csv(RESULTS / "real_sorting_scores" / "tests.csv")
     found = []
     for test, (item, panel, statistics) in TESTS.items():
@@ -332,7 +333,7 @@ def next_checks(sources: Sources) -> pd.DataFrame:
 
 
 def million(sources: Sources) -> pd.DataFrame:
-    """The same in a small pool and in one of a million."""
+    """Gain in the area under accuracy in a small pool and in one of a million prompts."""
     metric = "area_over_rollouts"
     values = sources.values("million_prompts", metric)
     return points(compared(values, metric, "difference", panels=POOLS, allocators=RIVALS_OF_MANY))
@@ -345,7 +346,7 @@ FIGURES: tuple[Redrawn, ...] = (
         "vip_fig3",
         "VIP Fig. 3: mean absolute error of the predicted success rate while RLOO trains",
         figure_3,
-        Curves("step", "mean |predicted - actual|", height=1.9, styles=PREDICTOR_STYLES),
+        Curves("step", "mean |predicted - actual|", height=1.9, methods=predictors),
         studies=("vip_prediction",),
         said="Ours is against the true success probability, the published one against the share solved of a "
         "few rollouts. gp[printed] is the process as the paper has it, gp[released] as its code has it, gp "
@@ -356,7 +357,7 @@ FIGURES: tuple[Redrawn, ...] = (
         "VIP Fig. 3 in numbers: mean absolute error before and after prompts come back; published beside it: "
         "Qwen2.5-Math-1.5B at the weak start, 7B in the middle",
         figure_3_means,
-        Rows("mean |predicted - actual|", columns=4, styles=PREDICTOR_STYLES),
+        Rows("mean |predicted - actual|", columns=4, methods=predictors),
         studies=("vip_prediction",),
         said="Ours is against the true success probability, the published one against the share solved of a "
         "few rollouts; its 1.5B model solves next to nothing in the first 16 steps, so that nobody errs.",

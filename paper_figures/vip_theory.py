@@ -19,18 +19,18 @@ from paper_figures.series import exact, median_seconds, rows
 from paper_figures.sources import RESULTS, Redrawn, Sources, as_published, published
 from rolloutbench.allocators import allocators
 from rolloutbench.allocators.inverse import Inverse
+from rolloutbench.analysis.plotting.style import DASHED, Style
+from rolloutbench.analysis.statistics import Interval, mean_interval, ratio_interval
 from rolloutbench.estimators import GRPO, RLOO, DrGRPO, moments
 from rolloutbench.objectives import DrGRPONoise, Objective, RLOONoise
-from rolloutbench.plotting.style import DASHED, Style
 from rolloutbench.predictors import predictors
 from rolloutbench.protocol import Budget, Estimator, FloatArray, IntArray, Outcomes, Setting
-from rolloutbench.results import PUBLISHED_STEP_SECONDS
 from rolloutbench.solvers import Problem, solve
-from rolloutbench.statistics import Interval, mean_interval, ratio_interval
+from rolloutbench.studies.kinds.learning import PUBLISHED_STEP_SECONDS
 
 ESTIMATORS: dict[str, Estimator] = {"Dr. GRPO": DrGRPO(), "RLOO": RLOO(), "GRPO": GRPO()}
 NOISES: dict[str, Objective] = {"Dr. GRPO": DrGRPONoise(), "RLOO": RLOONoise()}
-"""Propositions 4.2 and 4.3."""
+"""Noise factors by Propositions 4.2 and 4.3."""
 LOOKS = {
     "Dr. GRPO": Style("#332288"),
     "RLOO": Style("#CC6677", 1),
@@ -54,14 +54,14 @@ LOWER, UPPER = 4, 32
 
 
 def printed_rule(p: FloatArray) -> FloatArray:
-    """The counts of the curve that Fig. 2 shows: the lower bound, and the rest in proportion to p(1-p)."""
+    """Counts of the curve that Fig. 2 shows: the lower bound, and the rest in proportion to p(1-p)."""
     a = p * (1 - p)
     counts: FloatArray = LOWER + (FIGURE_2.rollouts - LOWER * len(p)) * a / a.sum()
     return counts
 
 
 def heuristic(spec: str) -> IntArray:
-    """Counts (16,) of a heuristic that knows every p."""
+    """Counts (16,) of a heuristic allocator that knows every p."""
     allocator = allocators.create(spec)
     assert isinstance(allocator, Inverse)
 
@@ -105,12 +105,12 @@ WHOLE = "a step without these"
 
 
 def chances() -> FloatArray:
-    """Success probabilities of a batch, Beta(.4, .6)."""
+    """Success probabilities of a batch, from Beta(.4, .6)."""
     return np.random.default_rng(20260201).beta(0.4, 0.6, BATCH)
 
 
 def recorded_slsqp() -> float:
-    """Seconds of what the released code does, SLSQP on sum p(1-p)/n, as recorded in results/solver_speed."""
+    """Recorded seconds of what the released code does: SLSQP on sum p(1-p)/n; see results/solver_speed."""
     text = (RESULTS / "solver_speed" / "table.txt").read_text()
     found = re.search(r"^ *SLSQP.* ([\d.]+) s ", text, re.MULTILINE)
     if found is None:
@@ -118,13 +118,13 @@ def recorded_slsqp() -> float:
     return float(found[1])
 
 
-def allocated(noise: Objective, p: FloatArray, solver: str) -> object:
-    """8 rollouts a prompt on average, of 4 to 16."""
+def allocate(noise: Objective, p: FloatArray, solver: str) -> object:
+    """Solve for 8 rollouts a prompt on average, from 4 to 16 each."""
     return solve(Problem.of(noise, p, 8 * BATCH, 4, 16), solver)
 
 
 def gp_step(spec: str) -> Callable[[], object]:
-    """A step of a predictor in a pool of VIP's size, with vectors of as many numbers as MiniLM's."""
+    """Make a step of a predictor in a pool of VIP's size, with vectors of as many numbers as MiniLM's."""
     rng = np.random.default_rng(20260201)
     features = rng.standard_normal((1, POOL, 384), dtype=np.float32)
     features /= np.sqrt(np.einsum("rqd,rqd->rq", features, features))[..., None]
@@ -160,7 +160,7 @@ def table_4(sources: Sources) -> pd.DataFrame:
     if importlib.util.find_spec("cvxpy") is None:
         del solvers[0]
     for name, noise, solver in solvers:
-        calls[name] = functools.partial(allocated, noise, p, solver)
+        calls[name] = functools.partial(allocate, noise, p, solver)
     calls["GP: as printed"] = gp_step(PAPER_GP)
     if not sources.quick:
         calls["GP: with noise and variances"] = gp_step("gp")
@@ -187,21 +187,21 @@ def table_4(sources: Sources) -> pd.DataFrame:
 
 SIZES = np.array([2, 3, 4, 6, 8, 12, 16, 24, 32])
 SHAPE, MEAN = 9.0, 3.0
-"""Of Z ~ Gamma: its mean, and its variance is 1."""
+"""Shape and mean of Z ~ Gamma, whose variance is 1."""
 
 
 Rewards = Callable[[np.random.Generator, tuple[int, int, int]], FloatArray]
 Scores = Callable[[np.random.Generator, FloatArray], FloatArray]
 
 
-def simulated(
+def simulate(
     estimator: str,
     rewards: Rewards,
     n: int,
     quick: bool,
     scores: Scores | None = None,
 ) -> FloatArray:
-    """Variances (64,) over groups of n of the projected gradient (1/n) sum A Z, each of many groups.
+    """Simulate variances (64,) over groups of n of the gradient (1/n) sum A Z, each of many groups.
 
     `rewards` draws rewards, `scores` draws Z when they are given; without it Z has nothing to do with them.
     """
@@ -220,12 +220,12 @@ def simulated(
 
 
 def plus_minus(p: float) -> Rewards:
-    """Draws of rewards +-1."""
+    """Make draws of rewards +-1 with success probability p."""
     return lambda rng, shape: np.where(rng.random(shape) < p, 1.0, -1.0)
 
 
 def partial(rng: np.random.Generator, shape: tuple[int, int, int]) -> FloatArray:
-    """Draws of rewards 0, 1/2 and 1 with chances 1/2, .3 and .2."""
+    """Draw rewards 0, 1/2 and 1 with chances 1/2, .3 and .2."""
     return rng.choice([0.0, 0.5, 1.0], size=shape, p=[0.5, 0.3, 0.2])
 
 
@@ -249,33 +249,34 @@ def propositions(sources: Sources) -> pd.DataFrame:
         for name in ESTIMATORS:
             panel = f"rewards -1 and 1, p = {p:g}"
             found.append(exact(panel, name, n, closed_form(name, p, n)))
-            drawn = np.array([simulated(name, plus_minus(p), int(size), sources.quick) for size in SIZES])
+            drawn = np.array([simulate(name, plus_minus(p), int(size), sources.quick) for size in SIZES])
             found.append(rows(panel, f"{name}[simulated]", SIZES, mean_interval(drawn)))
     scale = PARTIAL_VARIANCE / 0.25
     for name, noise in NOISES.items():
         panel = "rewards 0, 1/2, 1 (Props E)"
         values = scale * noise.at(np.full(n.shape, 0.5), n)
         found.append(exact(panel, name, n, values))
-        drawn = np.array([simulated(name, partial, int(size), sources.quick) for size in SIZES])
+        drawn = np.array([simulate(name, partial, int(size), sources.quick) for size in SIZES])
         found.append(rows(panel, f"{name}[simulated]", SIZES, mean_interval(drawn)))
     return pd.concat(found, ignore_index=True)
 
 
 def wider_where_solved(rng: np.random.Generator, reward: FloatArray) -> FloatArray:
-    """Z whose standard deviation is twice as large where the reward is 1; its mean is the same."""
+    """Draw Z with a standard deviation twice as large where the reward is 1; its mean is the same."""
     z = rng.gamma(SHAPE, MEAN / SHAPE, reward.shape)
     return np.where(reward > 0, MEAN + 2 * (z - MEAN), z)
 
 
 def longer_where_solved(rng: np.random.Generator, reward: FloatArray) -> FloatArray:
-    """Z whose mean is half as large again where the reward is 1; its variance is the same."""
+    """Draw Z with a mean half as large again where the reward is 1; its variance is the same."""
     return rng.gamma(SHAPE, MEAN / SHAPE, reward.shape) + np.where(reward > 0, MEAN / 2, 0.0)
 
 
 def assumption(sources: Sources) -> pd.DataFrame:
-    """Proposition over simulation, groups of 8, with the true Var(Z) of all rollouts in the Proposition.
+    """Variance by the Proposition over that of simulations, for groups of 8.
 
-    The gradients of RLOO and Dr. GRPO are multiples of each other, so one panel is for both.
+    The Proposition takes the true Var(Z) of all rollouts. The gradients of RLOO and Dr. GRPO are
+    multiples of each other, so one panel is for both.
     """
     chances = np.array([0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98])
     ways: dict[str, tuple[Scores | None, FloatArray]] = {
@@ -290,7 +291,7 @@ def assumption(sources: Sources) -> pd.DataFrame:
     for panel, name in (("RLOO and Dr. GRPO", "RLOO"), ("GRPO", "GRPO")):
         for way, (scores, variance) in ways.items():
             printed = variance * [closed_form(name, p, np.array([8]))[0] for p in chances]
-            drawn = np.array([simulated(name, plus_minus(p), 8, sources.quick, scores) for p in chances])
+            drawn = np.array([simulate(name, plus_minus(p), 8, sources.quick, scores) for p in chances])
             ratio = ratio_interval(np.broadcast_to(printed[:, None], drawn.shape), drawn)
             found.append(rows(panel, way, chances, ratio))
     return pd.concat(found, ignore_index=True)
