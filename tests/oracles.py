@@ -213,22 +213,103 @@ def ar3po_of_one(draw, rollout, batch, stages, per_stage, capacity, max_age, ste
 
 
 def gradients_one_by_one(
-    rng, draws, difficulty, features, theta, kappa, sigma, counts, weights, estimator, aggregation, errors
+    rng,
+    draws,
+    difficulty,
+    features,
+    theta,
+    kappa,
+    sigma,
+    counts,
+    weights,
+    estimator,
+    aggregation,
+    errors,
+    losses=(0.0, 0.0),
+    no_verdict="drop",
+    then=None,
 ):
-    """Batch gradients (draws, d) of the learning simulator, from every single rollout's score and reward."""
+    """Batch gradients (draws, d) of the learning simulator, from every single rollout's score and reward.
+
+    `losses`: chances that a right and a wrong rollout is lost. `then`: theta of the policy that is sampled.
+    """
     false_positive, false_negative = errors
-    total = np.zeros((draws, features.shape[1]))
+    groups = []
     for b, phi, n, weight in zip(difficulty, features, counts, weights, strict=True):
         p = 1 / (1 + math.exp(-(b + phi @ theta - kappa / 2 * theta @ theta)))
-        correct = rng.random((draws, n)) < p
+        old = theta if then is None else then
+        p_then = 1 / (1 + math.exp(-(b + phi @ old - kappa / 2 * old @ old)))
+        correct = rng.random((draws, n)) < p_then
         misjudged = rng.random((draws, n)) < np.where(correct, false_negative, false_positive)
         reward = correct ^ misjudged
         noise = sigma * rng.standard_normal((draws, n, len(theta)))
         scores = (correct - p)[..., None] * (phi - kappa * theta) + noise
-        k = reward.sum(axis=1, keepdims=True).astype(float)
-        plus, minus = estimator.advantages(np.full(k.shape, float(n)), k)
-        advantages = np.where(reward, plus, minus) if n >= estimator.minimum else np.zeros(reward.shape)
-        group = (advantages[..., None] * scores).sum(axis=1) / n
-        share = 1 / len(counts) if aggregation == "prompt" else n / sum(counts)
-        total += weight * share * group
-    return total
+        lost = rng.random((draws, n)) < np.where(correct, *losses)
+        reward &= ~lost
+        member = ~lost if no_verdict == "drop" else np.ones((draws, n), bool)
+        silent = lost if no_verdict in ("drop", "mask") else np.zeros((draws, n), bool)
+        size = member.sum(axis=1, keepdims=True).astype(float)
+        plus, minus = estimator.advantages(
+            np.maximum(size, estimator.minimum), reward.sum(axis=1, keepdims=True).astype(float)
+        )
+        advantages = np.where(reward, plus, minus) * (size >= estimator.minimum) * ~silent
+        groups.append((weight, size, (advantages[..., None] * scores).sum(axis=1)))
+    if aggregation == "prompt":
+        return sum(weight * group / np.maximum(size, 1) for weight, size, group in groups) / len(groups)
+    members = sum(size for _, size, _ in groups)
+    return sum(weight * group for weight, _, group in groups) / np.maximum(members, 1)
+
+
+def gradients_of_parts(
+    rng,
+    draws,
+    difficulty,
+    features,
+    theta,
+    kappa,
+    sigma,
+    parts,
+    threshold,
+    counts,
+    keep,
+    weights,
+    name,
+    aggregation,
+    then=None,
+    reused=(),
+):
+    """Batch gradients (draws, d) of rollouts that pass part after part, and are rewarded for their share.
+
+    Of `counts` rollouts of each prompt at most `keep` = (successes, failures) are trained on, the first ones
+    of each. `reused`: stored successes of each prompt that join its group, and have a gradient.
+    """
+    gradients = np.zeros((draws, len(theta)))
+    policies = [theta, theta if then is None else then]
+    chances = [
+        [1 / (1 + math.exp(-(b + phi @ policy - kappa / 2 * policy @ policy))) for policy in policies]
+        for b, phi in zip(difficulty, features, strict=True)
+    ]
+    for draw in range(draws):
+        groups = []
+        for i, (p, p_then) in enumerate(chances):
+            rollouts = (rng.random((counts[i], parts)) < p_then).sum(axis=1).tolist()
+            good = [c for c in rollouts if c / parts >= threshold][: keep[i][0]]
+            bad = [c for c in rollouts if c / parts < threshold][: keep[i][1]]
+            again = []
+            while len(again) < (reused[i] if reused else 0):
+                c = int((rng.random(parts) < p_then).sum())
+                again += [c] if c / parts >= threshold else []
+            group = good + bad + again
+            few = len(group) < (1 if name == "reinforce" else 2)
+            advantages = [0.0] * len(group) if few else advantages_of(name, tuple(c / parts for c in group))
+            direction = features[i] - kappa * theta
+            noise = sigma * rng.standard_normal((len(group), len(theta)))
+            total = np.zeros(len(theta))
+            for c, advantage, xi in zip(group, advantages, noise, strict=True):
+                total += advantage * ((c - parts * p) * direction + xi)
+            groups.append((weights[i], len(group), total))
+        members = sum(n for _, n, _ in groups)
+        for weight, n, total in groups:
+            of = members if aggregation == "rollout" else n * len(groups)
+            gradients[draw] += weight * total / max(of, 1)
+    return gradients

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import transformers
 
-from real_runs.environment import Pool, RealRun
+from real_runs.environment import RealRun, TrainingPool
 from real_runs.models import LanguageModel
 from real_runs.rollouts import Sampled
 from real_runs.settings import PPO
@@ -170,7 +170,7 @@ def real_run(
     return of(
         setting,
         PromptStream(len(prompts), 1, np.random.SeedSequence(5)),
-        Pool([Problem(str(prompt), "") for prompt in prompts], prompts, np.full(len(prompts), 0.5)),
+        TrainingPool([Problem(str(prompt), "") for prompt in prompts], prompts, np.full(len(prompts), 0.5)),
         Sorting(),
         model,
         engine,

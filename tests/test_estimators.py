@@ -11,6 +11,7 @@ from rolloutbench.estimators import (
     estimators,
     moment_table,
     moments,
+    noise_table,
     prompt_shares,
     realised,
 )
@@ -127,6 +128,10 @@ def test_table_equals_one_by_one(p, upper, name):
     for field in ("signal", "noise", "zero_gradient"):
         np.testing.assert_allclose(getattr(table, field), getattr(single, field), rtol=1e-10, atol=1e-14)
     np.testing.assert_allclose(table.signal_variance, single.signal_variance, rtol=1e-8, atol=1e-14)
+    noise = noise_table(estimator, p, upper)
+    np.testing.assert_allclose(noise, table.noise, rtol=1e-13, atol=1e-300)
+    equal = noise_table(estimator, np.tile(p, (3, 7)), upper).reshape(21, len(p), upper + 1)
+    np.testing.assert_array_equal(equal[1:], np.broadcast_to(equal[0], equal[1:].shape))
 
 
 @given(

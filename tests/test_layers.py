@@ -1,69 +1,36 @@
 """A file imports only from floors below its own; the core knows neither simulators nor real runs."""
 
 import ast
+import graphlib
+import subprocess
+import sys
 from pathlib import Path
 
-from rolloutbench.experiment import CORE
+from rolloutbench.cells.cell import CORE
 
 ROOT = Path(__file__).parents[1]
-
-FLOORS = [
-    ["rolloutbench", "rolloutbench.protocol"],
-    ["rolloutbench.registry", "rolloutbench.optional", "rolloutbench.metrics", "rolloutbench.statistics"],
-    ["rolloutbench.estimators", "rolloutbench.predictors", "rolloutbench.tabular", "rolloutbench.score_bank"],
-    ["rolloutbench.predictors.logit", "rolloutbench.predictors.features"],
-    ["rolloutbench.predictors.kalman"],
-    ["rolloutbench.objectives", "rolloutbench.predictors.*"],
-    ["rolloutbench.solvers.problem"],
-    ["rolloutbench.solvers.concave", "rolloutbench.solvers.dynamic", "rolloutbench.solvers.reference"],
-    ["rolloutbench.solvers.continuous"],
-    ["rolloutbench.solvers", "rolloutbench.allocators"],
-    [
-        "rolloutbench.allocators.one_shot",
-        "rolloutbench.allocators.buffer",
-        "rolloutbench.allocators.rounding",
-        "rolloutbench.allocators.down_sampling",
+HOUSE = {
+    "rolloutbench": [],
+    "rolloutbench.cells": ["rolloutbench"],
+    "rolloutbench.analysis": ["rolloutbench", "rolloutbench.cells"],
+    "rolloutbench.integrations.trl": ["rolloutbench", "rolloutbench.cells"],
+    "simulators": ["rolloutbench", "rolloutbench.cells"],
+    "real_runs": [
+        "rolloutbench",
+        "rolloutbench.cells",
+        "rolloutbench.analysis",
+        "rolloutbench.integrations.trl",
     ],
-    ["rolloutbench.allocators.uniform", "rolloutbench.allocators.screening"],
-    ["rolloutbench.allocators.*", "rolloutbench.loop"],
-    ["rolloutbench.experiment", "simulators", "real_runs", "real_runs.rollouts"],
-    ["rolloutbench.executors", "rolloutbench.store", "real_runs.tasks", "real_runs.likelihood"],
-    [
-        "real_runs.models",
-        "real_runs.verification",
-        "real_runs.held",
-        "real_runs.checkpoint",
-        "real_runs.sketches",
-    ],
-    ["real_runs.engines", "real_runs.settings", "real_runs.tasks.*", "real_runs.assumptions"],
-    ["real_runs.engines.*", "real_runs.trainer", "real_runs.preparation"],
-    ["real_runs.environment"],
-    ["real_runs.training"],
-    ["simulators.pools", "simulators.optimizers", "simulators.clock", "rolloutbench.curves"],
-    ["simulators.replay"],
-    ["simulators.scenarios", "rolloutbench.plotting", "rolloutbench.plotting.style"],
-    ["simulators.snapshot", "simulators.learning", "rolloutbench.plotting.panels"],
-    ["simulators.prediction"],
-    ["rolloutbench.plotting.*", "rolloutbench.tables", "paper_figures", "paper_figures.drawing"],
-    ["rolloutbench.results", "real_runs.recording"],
-    ["rolloutbench.studies", "rolloutbench.report", "rolloutbench.difference", "rolloutbench.fitting"],
-    ["rolloutbench.config", "rolloutbench.sweep", "rolloutbench.validation"],
-    ["rolloutbench.progress", "real_runs.gpu_suite", "paper_figures.sources"],
-    ["paper_figures.series"],
-    ["paper_figures.selection"],
-    ["paper_figures.*"],
-    ["paper_figures.gallery"],
-    ["paper_figures.claims"],
-    ["rolloutbench.cli"],
+}
+"""What each folder may import from, besides itself. Those that are not named stand above all of these."""
+ABOVE = [
+    "rolloutbench.studies",
+    "rolloutbench.integrations.trl_study",
+    "rolloutbench.api",
+    "paper_figures",
+    "rolloutbench.cli",
 ]
-
-
-def floor_of(module):
-    for pattern in (module, module.rpartition(".")[0] + ".*"):
-        for floor, modules in enumerate(FLOORS):
-            if pattern in modules:
-                return floor
-    raise AssertionError(f"{module} has no floor: give it one in FLOORS")
+"""From below: each may import from all before it, and from the folders of `HOUSE`."""
 
 
 def modules():
@@ -73,45 +40,57 @@ def modules():
             yield ".".join(part for part in parts if part != "__init__"), path
 
 
-NAMES = {name for name, _ in modules()}
+PATHS = dict(modules())
 
 
 def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    """The modules of this repository that a file imports, inside functions too, but not for types alone."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        inner
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in (node for node in ast.walk(tree) if node not in for_types):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                yield whole if whole in NAMES else node.module
+                yield whole if whole in PATHS else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
 
-def test_imports_go_down():
-    own = {"rolloutbench", "simulators", "real_runs", "paper_figures"}
-    for name, path in modules():
-        floor = floor_of(name)
-        for target in imported(path):
-            if target.partition(".")[0] in own:
-                # last_epoch is a special case of moving_average and says so.
-                if (name, target) == (
-                    "rolloutbench.predictors.last_epoch",
-                    "rolloutbench.predictors.moving_average",
-                ):
-                    continue
-                assert floor_of(target) < floor, f"{name} imports {target}, which is not below it"
+IMPORTS = {name: {found for found in imported(path) if found in PATHS} for name, path in PATHS.items()}
+
+
+def folder_of(module):
+    if module == "rolloutbench.__main__":
+        return "rolloutbench.cli"
+    known = [folder for folder in (*HOUSE, *ABOVE) if f"{module}.".startswith(f"{folder}.")]
+    return max(known, key=len)
+
+
+def test_a_folder_imports_only_from_floors_below_its_own():
+    allowed = HOUSE | {folder: [*HOUSE, *ABOVE[:floor]] for floor, folder in enumerate(ABOVE)}
+    for name, targets in IMPORTS.items():
+        own = folder_of(name)
+        for target in targets:
+            assert folder_of(target) in {own, *allowed[own]}, f"{name} imports {target}"
+
+
+def test_no_file_imports_one_that_imports_it():
+    graphlib.TopologicalSorter(IMPORTS).prepare()  # raises CycleError, which names them
 
 
 def test_every_module_says_what_it_holds():
-    for name, path in modules():
+    for name, path in PATHS.items():
         docstring = ast.get_docstring(ast.parse(path.read_text()))
         assert docstring, f"{name} has no opening paragraph"
 
 
 def test_the_core_is_light():
     """Importing the command line must not import what only extras bring, nor matplotlib."""
-    import subprocess
-    import sys
-
     heavy = ("torch", "cvxpy", "matplotlib", "ray", "jinja2")
     code = f"import sys, rolloutbench.cli; print(*(m for m in {heavy} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -120,14 +99,13 @@ def test_the_core_is_light():
 
 def test_keys_of_cells_cover_the_code_that_they_run():
     """What cells import of this package is hashed into their keys; what only looks at results is not."""
-    paths = dict(modules())
-    reached = {"rolloutbench.allocators.vip", "rolloutbench.predictors.gp"}
-    waiting = [*(name for name in NAMES if name.startswith("simulators")), *reached]
+    reached = {"rolloutbench.allocators.vip", "rolloutbench.predictors.gp", "rolloutbench.held"}
+    waiting = [*(name for name in PATHS if name.startswith("simulators")), *reached]
     while waiting:
-        for target in imported(paths[waiting.pop()]):
-            if target in NAMES and target not in reached:
-                reached.add(target)
-                waiting.append(target)
-    hashed = {Path(name).stem for name in CORE}
-    looked_at = {name.split(".")[1] for name in reached if name.startswith("rolloutbench.")}
-    assert looked_at == hashed
+        new = IMPORTS[waiting.pop()] - reached
+        reached |= new
+        waiting += new
+    hashed = {f"rolloutbench.{name.removesuffix('.py').replace('/', '.')}" for name in CORE}
+    own = {name for name in reached if name.startswith("rolloutbench.") and name != "rolloutbench.cells"}
+    assert {name for name in hashed if any(f"{found}.".startswith(f"{name}.") for found in own)} == hashed
+    assert all(any(f"{found}.".startswith(f"{name}.") for name in hashed) for found in own)

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from rolloutbench.allocators import allocators
 from rolloutbench.allocators.vip import VIP
+from rolloutbench.environment import Environment
 from rolloutbench.estimators import RLOO
-from rolloutbench.loop import begin, run_step
+from rolloutbench.loop import begin, check_trained, run_step
 from rolloutbench.protocol import (
     Allocator,
     Budget,
-    Environment,
     Groups,
     Outcomes,
     PromptStream,
@@ -70,8 +71,9 @@ class UntilSolvedAlone(UntilSolved):
 
 
 def test_a_step_goes_through_all_stages():
-    environment, allocator = Coins(), UntilSolved()
-    measured = run_step(environment, begin(environment, allocator)).measured
+    environment = Coins()
+    allocator = begin(environment, UntilSolved())
+    measured = run_step(environment, allocator).measured
     trained = environment.updates[0]
     assert (measured["trained"][:, 0] == environment.ledger.generated).all()
     assert ((trained.counts == 2) | (trained.counts == 4)).all()
@@ -103,9 +105,10 @@ def test_rollouts_may_be_trained_on_in_a_later_step():
             late, self.held = self.held or Outcomes.none(outcomes.prompts), outcomes
             return Groups.all_of(late)
 
-    environment, allocator = Coins(), Late()
+    environment = Coins()
+    late = begin(environment, Late())
     for _ in range(3):
-        run_step(environment, begin(environment, allocator) if allocator.held is None else allocator)
+        run_step(environment, late)
     assert [int(groups.counts.sum()) for groups in environment.updates] == [0, 48, 48]
 
 
@@ -267,3 +270,125 @@ def test_training_resumes_from_saved_state(vectorised, monkeypatch):
         return [groups.counts.tolist() for groups in environment.updates]
 
     assert counts(resume=True) == counts(resume=False)
+
+
+# --- plans that lead nowhere
+
+
+def endless(counts, **attributes):
+    """An allocator whose plan has no end."""
+
+    class Endless(Allocator):
+        hard_budget = False
+
+        def plan(self, stream, budget):
+            prompts = stream.draw(budget.prompts)
+            while True:
+                yield Request(prompts, np.full_like(prompts, counts))
+
+    for name, value in attributes.items():
+        setattr(Endless, name, value)
+    return Endless()
+
+
+@pytest.mark.parametrize("vectorised", [True, False])
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (
+            2,
+            "has not ended a step after 1000 stages, with 8000 rollouts in a replicate where the",
+        ),
+        (0, "asks for no rollout 101 times in a row, up to stage 101 of a step: 100 are allowed"),
+    ],
+)
+def test_a_plan_without_end_is_named(counts, message, vectorised):
+    environment = Coins()
+    with pytest.raises(ProtocolError, match=f"allocator Endless {message}"):
+        run_step(environment, begin(environment, endless(counts, vectorised=vectorised)))
+
+
+def test_stages_that_ask_for_nothing_may_stand_between_others():
+    class Slow(Allocator):
+        def plan(self, stream, budget):
+            prompts = stream.draw(budget.prompts)
+            seen = Outcomes.none(prompts)
+            for stage in range(300):
+                seen += yield Request(prompts, np.full_like(prompts, stage % 100 == 99))
+            return Groups.all_of(seen)
+
+    environment = Coins()
+    run_step(environment, begin(environment, Slow()))
+    assert environment.ledger.generated.tolist() == [12, 12, 12]
+
+
+@pytest.mark.parametrize("vectorised", [True, False])
+@pytest.mark.parametrize("returned", [None, Groups.all_of(Outcomes.none(np.zeros((3, 2), np.int64)))])
+def test_a_plan_without_yield_is_told_so(returned, vectorised):
+    class NoYield(Allocator):
+        def plan(self, stream, budget):
+            return returned
+
+    NoYield.vectorised = vectorised
+    environment = Coins()
+    said = f"NoYield returns {type(returned).__name__} from a plan without `yield`: plan must yield a Request"
+    with pytest.raises(ProtocolError, match=said):
+        run_step(environment, begin(environment, NoYield()))
+
+
+def test_a_run_that_trains_on_nothing_is_named():
+    environment = Coins()
+    driven = begin(environment, broken(groups=lambda o: Groups.all_of(Outcomes.none(o.prompts))))
+    run_step(environment, driven)
+    check_trained(environment, driven, 1)  # too early to tell
+    for _ in range(29):
+        run_step(environment, driven)
+    said = (
+        r"allocator Broken trains on nothing: 1440 rollouts generated, \d+ groups .* 30 steps of 3 replicates"
+    )
+    with pytest.raises(ProtocolError, match=said):
+        check_trained(environment, driven, 30)
+    environment = Coins()
+    driven = begin(environment, broken(counts=lambda d: d * 0))
+    run_step(environment, driven)
+    with pytest.raises(ProtocolError, match="trains on nothing: 0 rollouts generated"):
+        check_trained(environment, driven, 1)
+    environment = Coins()
+    driven = begin(environment, broken())
+    run_step(environment, driven)
+    check_trained(environment, driven, 1)
+
+
+def test_who_selects_among_hopeless_prompts_may_train_on_nothing():
+    environment = Coins()
+    environment.generate = lambda request: Outcomes(request.prompts, request.counts, 0 * request.counts)
+    driven = begin(environment, allocators.create("dapo"))
+    for _ in range(20):
+        run_step(environment, driven)
+    assert environment.ledger.trained.sum() == 0
+    check_trained(environment, driven, 20)
+
+
+class Lossy(Coins):
+    """Of every prompt one rollout less comes back than was asked for."""
+
+    def generate(self, request):
+        return super().generate(Request(request.prompts, np.maximum(request.counts - 1, 0)))
+
+
+@pytest.mark.parametrize("vectorised", [True, False])
+def test_an_allocator_is_told_what_came_not_what_it_asked_for(vectorised):
+    environment = Lossy()
+    driven = begin(environment, broken(vectorised=vectorised))
+    run_step(environment, driven)
+    assert environment.updates[0].counts.tolist() == [[3] * 4] * 3
+    assert environment.ledger.trained.tolist() == environment.ledger.generated.tolist() == [12, 12, 12]
+
+
+@pytest.mark.parametrize("allocator", [UntilSolved(), UntilSolvedAlone()])
+def test_what_is_driven_is_a_copy(allocator):
+    before = dict(vars(allocator))
+    environment = Coins()
+    run_step(environment, begin(environment, allocator))
+    assert vars(allocator) == before
+    assert allocator.observed == []

@@ -131,3 +131,14 @@ def test_values_as_the_papers_write_them():
     }
     for spec, value in expected.items():
         assert objectives.create(spec).at(p, n)[0] == pytest.approx(value, rel=1e-12), spec
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if isinstance(objectives.create(spec), ClosedForm)])
+@pytest.mark.parametrize("beyond", [0, 5])
+def test_the_table_of_marginals_is_that_of_each(spec, beyond):
+    objective = objectives.create(spec)
+    p, first = np.stack([P, P[::-1]]), objective.convex_from + 1 + beyond
+    found = objective.marginals(p, first, first + 90)
+    for n in range(first, first + 91):
+        each = objective.marginal(p, np.array(float(n)))
+        np.testing.assert_allclose(found[:, n - first], each, rtol=1e-11, atol=1e-300)

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rolloutbench.protocol import Budget, Groups, InputError, Ledger, Outcomes, PromptStream
+from rolloutbench.environment import Ledger
+from rolloutbench.protocol import Budget, Groups, InputError, Outcomes, PromptStream
 
 
 def stream(pool=10, replicates=3, seed=0):

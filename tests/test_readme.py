@@ -1,108 +1,70 @@
-"""What the README says is what the program does."""
+"""What README says is what the program does and what is recorded."""
 
-import io
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from command_line import run
-from rich.console import Console
+from shown_commands import OWN, blocks, commands, run_small
 
-from rolloutbench import tables
-from rolloutbench.results import open_results
-from simulators.scenarios import DEFAULT_SCENARIOS
+from rolloutbench.allocators import allocators
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+OURS = "https://github.com/rolloutbench/rolloutbench/blob/main/"
+RAW = "https://raw.githubusercontent.com/rolloutbench/rolloutbench/main/"
+sys.path.append(str(ROOT / "docs" / "generator"))
 
 
-def shown(table) -> str:
-    text = io.StringIO()
-    Console(file=text, width=tables.WIDTH, no_color=True).print(table)
-    return text.getvalue()
+def test_two_screens_are_enough():
+    assert len(README.splitlines()) <= 150
 
 
-def recorded(name: str, table: str) -> pd.DataFrame:
-    """A table of a recorded study."""
-    results = open_results(ROOT / "results" / name)
-    assert f"--out results/{name}" in results.record["command"]
-    return results.table(table)
+def test_what_is_made_is_what_is_recorded():
+    """`make readme` writes it anew."""
+    readme = pytest.importorskip("readme", reason="the documentation needs the extra docs")
+    assert len(readme.MADE.findall(README)) == 2
+    assert readme.anew(README) == README
 
 
-def recorded_table(name: str, scenario: str, sort: str, *columns) -> str:
-    """What the terminal showed of one scenario, made again from the recorded summary."""
-    return shown(tables.comparison(recorded(name, "summary"), scenario, sort, "", *columns))
+def test_situations_name_the_best_that_is_no_yardstick():
+    situations = pytest.importorskip("situations")
+    rows = [
+        line.split(" | ") for line in README.splitlines() if situations.SITE + "leaderboard.html#" in line
+    ]
+    assert len(rows) >= 5
+    for _, method, number, *_ in rows:
+        if "[" in number:
+            estimate, low, high = map(float, re.findall(r"\d+\.\d+", number)[:3])
+            assert low <= estimate <= high
+            assert (low >= 1) if "area" in number else (high < 1)
+            assert "oracle" not in method
 
 
-TABLES = {
-    "learning": lambda: recorded_table(
-        "learning_default", "u-shaped-v1", "area_over_rollouts", tables.LEARNING_COLUMNS
-    ),
-    "all scenarios": lambda: shown(tables.across_scenarios(recorded("learning_default", "ranking"), "")),
-    "own learning rate": lambda: recorded_table(
-        "learning_rates", "u-shaped-v1", "tuned_area_over_rollouts", tables.TUNED_COLUMNS
-    ),
-    "prediction": lambda: recorded_table(
-        "prediction_default", "u-shaped-v1", "brier_later", tables.PREDICTION_COLUMNS, "predictor"
-    ),
-    "real": lambda: recorded_table("real_sorting", "sorting", "area_over_rollouts", tables.LEARNING_COLUMNS),
-    "replay": lambda: recorded_table("real_sorting_replay", "replay:real_sorting", "snr"),
-    "snapshot": lambda: recorded_table("snapshot_default", "snapshot-u-shaped-v1", "snr"),
-}
-QUOTED = {
-    "grpo": lambda: recorded_table("snapshot_grpo_rollout", "snapshot-u-shaped-v1", "snr"),
-    **{
-        scenario: lambda scenario=scenario: recorded_table(
-            "learning_default", scenario, "area_over_rollouts", tables.LEARNING_COLUMNS
-        )
-        for scenario in DEFAULT_SCENARIOS
-    },
-}
+def test_the_number_of_allocators_is_theirs():
+    assert f"{len(allocators.builtin)} of them, one a file" in README
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_the_tables_are_the_recorded_ones(name):
-    lines = [line.rstrip() for line in TABLES[name]().splitlines() if "±" in line or "[" in line]
-    assert len(lines) > 5
-    assert [line for line in lines if line not in README] == []
+def test_every_paper_is_linked():
+    made = (allocators.create(name).provenance for name in allocators.builtin)
+    for source in made:
+        if source is not None and source.paper:
+            assert f"(https://arxiv.org/abs/{source.paper})" in README
 
 
-def test_every_number_with_an_interval_is_recorded():
-    everything = "".join(make() for make in (TABLES | QUOTED).values())
-    numbers = re.findall(r"\d\.\d+ ±\d\.\d+", README)
-    assert len(numbers) > 50
-    assert [number for number in numbers if number not in everything] == []
+def test_code_is_that_of_the_pages_which_is_run():
+    trl, loop, own = blocks(ROOT / "README.md", "python")
+    assert trl in blocks(ROOT / "docs/tutorials/in_trl.md", "python")
+    assert loop in blocks(ROOT / "docs/quick_start.md", "python")
+    assert own == OWN
+    assert [len([line for line in code.splitlines() if line.strip()]) for code in (trl, own)] == [9, 15]
 
 
-def spans(rows: pd.DataFrame, *names: str) -> list[str]:
-    return [f"{row[names[0]]:.2f} [{row[names[1]]:.2f}, {row[names[2]]:.2f}]" for _, row in rows.iterrows()]
-
-
-def test_what_is_said_of_real_runs_is_recorded():
-    """Every `estimate [low, high]` with two digits: agreement of rankings, and of variances."""
-    folder = ROOT / "results" / "real_sorting"
-    known = []
-    for name in ("validation", "validation_default"):
-        known += spans(pd.read_csv(folder / name / "validation.csv"), "tau", "tau_low", "tau_high")
-    scores = pd.read_csv(ROOT / "results" / "real_sorting_scores" / "agreement.csv")
-    known += spans(scores[scores.metric == "spearman"], "estimate", "low", "high")
-    section = README[README.index("## Real runs") : README.index("## The papers' figures")]
-    said = re.findall(r"-?\d\.\d\d \[-?\d\.\d\d, -?\d\.\d\d\]", " ".join(section.split()))
-    assert len(said) >= 13
-    assert [span for span in said if span not in known] == []
-    tests = pd.read_csv(ROOT / "results" / "real_sorting_scores" / "tests.csv")
-    assert (tests.p_value.dropna() < 1e-6).all()
-    assert set(tests.step) == {0, 50, 100}
-
-
+@pytest.mark.slow
 def test_the_allocator_of_your_own_is_a_whole_program(tmp_path):
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 15
-    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "mine.py").write_text(OWN)
     command = "compare -a ask_again -s weak-cold-v1 --quick --prompts 16 --steps 5 --jobs 2 --out out --json"
     done = subprocess.run(
         [sys.executable, "mine.py", *command.split()],
@@ -114,49 +76,26 @@ def test_the_allocator_of_your_own_is_a_whole_program(tmp_path):
     assert {row["allocator"] for row in json.loads(done.stdout)["summary"]} == {"uniform", "ask_again"}
 
 
-STUDY = re.search(r"```toml\n(.*?)```", README, re.DOTALL).group(1)
-
-
-@pytest.mark.parametrize("line", re.findall(r"^rolloutbench .*$", README, re.MULTILINE))
+@pytest.mark.slow
+@pytest.mark.parametrize("line", commands(ROOT / "README.md"))
+@pytest.mark.usefixtures("plots_unsaved")
 def test_the_commands_shown_work(line, tmp_path, monkeypatch):
-    command = line.removeprefix("rolloutbench ").partition("#")[0]
-    monkeypatch.chdir(tmp_path)
-    Path("results").symlink_to(ROOT / "results")
-    Path("study.toml").write_text(STUDY)
-    Path("mine.csv").write_text("pass_rate,n\n0.25,8\n0.5,8\n1.0,8\n0,8\n")
-    if command.startswith("compare"):  # the same, but small
-        command = command.replace("-s all", "-s mid-broad-v1") + " --quick --prompts 8"
-        command += "" if "--snapshot" in command else " --steps 5"
-        command = command.replace(" --steps 5", "") if "replay:" in command else command
-    if command.startswith(("train", "record")):  # a far smaller model
-        Path("real_runs").symlink_to(ROOT / "real_runs")
-        command += " --task sorting[longest=4,pool_size=80,held_out=16] --model tiny[width=32,warmup_steps=5]"
-        monkeypatch.setenv("ROLLOUTBENCH_CACHE", str(tmp_path / "cache"))
-    if command.startswith("train"):
-        command += " --steps 2 --prompts 8 --group-size 2 --seeds 2"
-    if command.startswith("record"):
-        command += " --pool 8 --rollouts 8 --at-steps 0,2 --dimensions 64"
-    if command.startswith("figures"):
-        command = (
-            command.replace(" --quick", "").replace("figures vip", "figures vip_fig2 vip_fig6") + " --quick"
-        )
-    if command.startswith("predict"):
-        command = command.replace("u-shaped-v1", "u-shaped-v1[steps=5,pool_size=128]")
-    done = run(command)
-    assert done.code == 0, done.err
-    assert done.out
+    run_small(line, tmp_path, monkeypatch)
 
 
-def test_files_and_links_exist():
-    for path in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / path).is_file(), path
-    tree = re.search(r"## The tree\n\n```\n(.*?)```", README, re.DOTALL).group(1)
-    folder = Path()
-    for line in tree.splitlines():
-        names = line.split("  ")[0] if not line.startswith(" ") else line.strip().split("  ")[0]
-        for name in names.split(", "):
-            if line.startswith(" "):
-                assert (ROOT / folder / name.strip()).exists(), line
-            else:
-                folder = Path(name.strip())
-                assert (ROOT / folder).is_dir(), line
+def test_commands_of_make_are_in_the_makefile():
+    rules = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"make (?:-C \w+ )?([a-z-]+)", README)
+    assert set(named) >= {"compare", "docs", "figures", "test", "check"}
+    assert [name for name in named if name not in rules] == []
+
+
+def test_it_renders_where_no_other_file_is():
+    """On PyPI there is nothing beside it: every address is whole, and ours are of files that exist."""
+    addresses = re.findall(r"\]\(([^)\s]+)\)", README)
+    assert len(addresses) > 40
+    assert [one for one in addresses if not one.startswith("https://")] == []
+    for start in (OURS, RAW):
+        ours = [one.removeprefix(start) for one in addresses if one.startswith(start)]
+        assert ours
+        assert [path for path in ours if not (ROOT / path).is_file()] == []

@@ -1,4 +1,6 @@
+import dataclasses
 import importlib.metadata
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from rolloutbench.allocators import allocators
 from rolloutbench.allocators.uniform import Uniform
+from rolloutbench.errors import NameTaken
 from rolloutbench.objectives import objectives
 from rolloutbench.predictors import predictors
 from rolloutbench.predictors.beta import Beta
@@ -52,8 +55,9 @@ def test_ready_objects_take_parameters_too():
     ("spec", "message"),
     [
         ("unifrom", "unknown allocator 'unifrom': did you mean uniform"),
+        ("MoPPS", "unknown allocator 'MoPPS': did you mean mopps"),
         ("", "unknown allocator ''"),
-        ("qqq", "known: ar3po, coba"),
+        ("qqq", "known: adarft, aero, ar3po"),
         ("vip[lwer=3]", "allocator 'vip' has no parameter 'lwer': did you mean lower"),
         ("uniform[divide=0]", "divide=0: Input should be greater than or equal to 1"),
         ("uniform[divide=1.5]", "divide=1.5: Input should be a valid integer"),
@@ -90,6 +94,7 @@ def test_names_cannot_be_taken_twice():
 class FakePoint:
     def __init__(self, name, thing):
         self.name, self.thing, self.value = name, thing, f"elsewhere:{name}"
+        self.dist = SimpleNamespace(name="elsewhere")
 
     def load(self):
         if isinstance(self.thing, Exception):
@@ -110,23 +115,38 @@ def test_other_packages_add_allocators_by_entry_point(monkeypatch):
     assert registry.create("mine") == Uniform()  # again, now that it is loaded
 
 
-def test_entry_points_cannot_take_a_name(monkeypatch):
-    registry = with_plugins(monkeypatch, FakePoint("uniform", Uniform))
-    for _ in range(2):  # also after the name was used
-        with pytest.raises(InputError, match="'uniform' \\(elsewhere:uniform\\) is registered already"):
-            registry.names()
-        registry.create("uniform")
+def test_what_is_built_in_stays_what_it_is(monkeypatch):
+    """Somebody else's package takes no name away, and stops nobody who does not ask for it."""
+    registry = with_plugins(monkeypatch, FakePoint("uniform", Beta), FakePoint("mine", Uniform))
+    assert registry.names() == ["mine", "uniform"]
+    registry.create("mine")
+    said = (
+        r"^allocator 'uniform' of package elsewhere \(elsewhere:uniform\) is left out: the name is taken by a"
+    )
+    with pytest.warns(NameTaken, match=said):
+        assert isinstance(registry.create("uniform"), Uniform)
+    registry.create("uniform")  # which is said once
+    registry = with_plugins(monkeypatch, FakePoint("uniform", Beta))
+    with pytest.warns(NameTaken, match=said):
+        assert [entry.name for entry in registry.describe()] == ["uniform"]
+
+
+def test_a_name_that_two_packages_bring_is_neithers(monkeypatch):
     registry = with_plugins(monkeypatch, FakePoint("mine", Uniform), FakePoint("mine", Beta))
-    with pytest.raises(InputError, match="registered already"):
-        registry.names()
+    assert registry.names() == ["mine", "uniform"]
+    registry.create("uniform")
+    with pytest.raises(
+        InputError, match="'mine' is brought by package .* and by package .*: uninstall all b"
+    ):
+        registry.create("mine")
+    assert "is brought by" in registry.describe()[0].summary
 
 
 def test_a_broken_plugin_breaks_only_itself(monkeypatch):
     registry = with_plugins(monkeypatch, FakePoint("broken", ImportError("no module")))
     assert isinstance(registry.create("uniform"), Uniform)
-    with pytest.raises(
-        InputError, match="'broken' .elsewhere:broken. cannot be loaded: ImportError: no module"
-    ):
+    said = "'broken' of package elsewhere .elsewhere:broken. cannot be loaded: .* in load: ImportError: no"
+    with pytest.raises(InputError, match=said):
         registry.create("broken")
     assert "cannot be loaded" in registry.describe()[0].summary
 
@@ -147,6 +167,80 @@ def test_no_text_makes_a_registry_fail_otherwise(text):
         assert "\n" not in str(error) or "\n" in text
 
 
+class Plain:
+    """Takes nothing."""
+
+
+class WithArguments:
+    def __init__(self, size=3):
+        self.size = size
+
+
+class NeedsArguments:
+    def __init__(self, size):
+        self.size = size
+
+
+@dataclasses.dataclass
+class OfTheStandardLibrary:
+    """Checked like pydantic's."""
+
+    size: int
+    rate: float = 0.5
+
+
+OWN = Registry(
+    "thing", {"with": WithArguments, "needs": NeedsArguments, "plain": OfTheStandardLibrary, "none": Plain}
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            "with[size=4]",
+            "thing 'with' has no parameter 'size': make WithArguments a dataclass (pydantic.dataclasses) to "
+            "give it parameters",
+        ),
+        (
+            "needs",
+            "thing 'needs': NeedsArguments.__init__() missing 1 required positional argument: 'size': make "
+            "NeedsArguments a dataclass (pydantic.dataclasses) to give it parameters",
+        ),
+        ("none[size=4]", "thing 'none' has no parameter 'size': it takes none"),
+        ("plain", "thing 'plain' needs plain[size=...]"),
+        (
+            "plain[size=x]",
+            "thing 'plain[size=x]': size=x: Input should be a valid integer, unable to parse string as an "
+            "integer",
+        ),
+    ],
+)
+def test_what_other_classes_lack_is_said(spec, message):
+    with pytest.raises(InputError) as error:
+        OWN.create(spec)
+    assert str(error.value) == message
+
+
+def test_dataclasses_of_the_standard_library_get_numbers():
+    assert OWN.create("plain[size=4,rate=1]") == OfTheStandardLibrary(4, 1.0)
+    assert isinstance(OWN.create("plain[size=4]").size, int)
+
+
+def test_a_long_spec_does_not_hide_the_point():
+    rest = ",".join(f"{name}=0.5" for name in ("p_easy", "p_hard", "easy_from", "hard_to", "target"))
+    with pytest.raises(InputError, match="step_size=2: Input should be less than or equal to 1") as error:
+        allocators.create(f"greso[{rest},step_size=2]")
+    assert len(str(error.value)) < 150
+
+
 def test_splitting():
     assert split_outside_brackets("a[x=1,y=[2,3]],b") == ["a[x=1,y=[2,3]]", "b"]
     assert parse_spec("a[b=c[d=1,e=2], f = g ]") == ("a", {"b": "c[d=1,e=2]", "f": "g"})
+
+
+def test_the_class_of_a_name():
+    registry = Registry("thing", {"thing": Thing, "ready": Thing()})
+    assert registry.class_of("thing") is registry.class_of("ready") is Thing
+    assert registry.class_of("nothing") is None
+    assert registry.builtin == ("thing", "ready")

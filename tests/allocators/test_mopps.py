@@ -21,15 +21,15 @@ def sample(rng, alpha, beta):
 def test_posterior_and_choice(discount):
     """alpha <- d alpha + (1-d) + k; samples drawn one by one; the B nearest to 1/2 are rolled out."""
     place = Coins(np.random.default_rng(1).uniform(size=(1, 40)), 4, 32)
-    driven = begin(place, allocators.create(f"mopps[predictor=beta[discount={discount}]]"))
+    driven = begin(place, allocators.create(f"mopps[candidates=8,predictor=beta[discount={discount}]]"))
     stream = PromptStream(40, 1, np.random.SeedSequence(0))
     rng = np.random.default_rng(0)
     alpha, beta = np.ones(40), np.ones(40)
     for _ in range(30):
         seen = run_step(place, driven).outcomes
-        candidates = stream.draw(16)[0]
+        candidates = stream.draw(32)[0]
         gammas = [sample(rng, alpha[q], beta[q]) for q in candidates]
-        order = sorted(range(16), key=lambda i: abs(gammas[i] - 0.5))
+        order = sorted(range(32), key=lambda i: abs(gammas[i] - 0.5))
         assert seen.prompts[0].tolist() == candidates[order[:4]].tolist()
         assert (seen.counts == 8).all()
         for q, n, k in zip(seen.prompts[0], seen.counts[0], seen.successes[0], strict=True):

@@ -181,7 +181,7 @@ def test_orders():
             run_step(place, driven)
         held = driven._held
         before = held.entries[:, 0, held.filled[0]]
-        chosen, _ = driven.ordered(held).split(np.array([2]))
+        chosen, _ = driven.chosen(held, np.array([2]))
         if order == "fifo":
             assert chosen.prompts[0].tolist() == before[0, :2].tolist()
         variance = before[2] * (8 - before[2])

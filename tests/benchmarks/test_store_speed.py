@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import pandas as pd
 import pytest
 
-from rolloutbench.executors import Local
-from rolloutbench.experiment import Finished, identify
-from rolloutbench.store import Entry, open_store
+from rolloutbench.cells.cell import Finished, identify
+from rolloutbench.cells.executors import Local
+from rolloutbench.cells.store import ListedCell, open_store
 
 CELLS, STORED = 1_000, 10_000
 
@@ -32,7 +32,7 @@ class Trivial:
 
 
 def entries(keyed):
-    return {key: Entry(cell.label, cell.part) for key, cell in keyed.items()}
+    return {key: ListedCell(cell.label, cell.part) for key, cell in keyed.items()}
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

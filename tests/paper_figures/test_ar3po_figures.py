@@ -9,7 +9,7 @@ from paper_figures import ar3po
 from paper_figures.drawing import OURS, PUBLISHED
 from paper_figures.sources import STUDIES
 from rolloutbench.allocators import allocators
-from rolloutbench.metrics import BASELINE
+from rolloutbench.cells.collectors import BASELINE
 
 STUDY = tomllib.loads((STUDIES / "ar3po.toml").read_text())
 REPLICATES = 4

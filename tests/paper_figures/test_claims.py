@@ -1,6 +1,5 @@
-"""The rule for verdicts; the claims; the table in the README."""
+"""The rule for verdicts, and the claims."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paper_figures.claims import Claim, Measured, claims_in, judge, judged, markdown, supports
+from paper_figures.claims import Claim, Measurement, claims_in, judge, judge_all, supports
 from paper_figures.gallery import FIGURES
 from paper_figures.sources import STUDIES, Sources
-from rolloutbench.metrics import METRICS
+from rolloutbench.analysis.metrics import METRICS
+from rolloutbench.analysis.statistics import Interval
 from rolloutbench.protocol import InputError
-from rolloutbench.statistics import Interval
 
 ROOT = Path(__file__).parents[2]
 TOLD = {"paper": "P", "where": "Table 1", "says": "more", "published": "2x", "why": "because"}
@@ -26,10 +25,13 @@ class Fixed(Claim):
     conditions: list[tuple[float, float]]
     mean: tuple[float, float] = (0.0, 0.0)
 
-    def measured(self, sources):
+    def under(self, sources):
+        return []
+
+    def measure(self, sources):
         low, high = np.array(self.conditions).T
         middle = sum(self.mean) / 2
-        return Measured(Interval((low + high) / 2, low, high), Interval(middle, *self.mean))
+        return Measurement(Interval((low + high) / 2, low, high), Interval(middle, *self.mean))
 
 
 def verdict(conditions, mean=(1.2, 1.3), **rule):
@@ -120,14 +122,6 @@ def test_the_headline_claims_are_there():
     assert count["dapo"] >= 2
 
 
-def test_the_readme_shows_the_verdicts_on_recorded_results():
-    verdicts = judged(CLAIMS, Sources(quick=True))
-    assert markdown(verdicts) in (ROOT / "README.md").read_text()
-    count = Counter(one.verdict for one in verdicts)
-    verdict_counts = f"{count['reproduced']} are reproduced, {count['partly']} partly, {count['not']} not"
-    assert f"{len(verdicts)} claims, {verdict_counts}" in " ".join((ROOT / "README.md").read_text().split())
-
-
 class Given:
     """Sources of one metric: two scenarios, eight replicates."""
 
@@ -157,7 +151,7 @@ def test_what_a_study_says_against_plain_loops(how, scale):
     sources = Given()
     ours, theirs = sources.cube["vip"], sources.cube["uniform"]
     claim = Claim(**TOLD, study="s", allocator="vip", metric="m", how=how, scale=scale, above=0)
-    conditions, mean = claim.measured(sources)
+    conditions, mean = claim.measure(sources)
     by_scenario = {
         "ratio": [ours[s].mean() / theirs[s].mean() for s in range(2)],
         "difference": [np.mean([ours[s, r] - theirs[s, r] for r in range(8)]) for s in range(2)],
@@ -171,8 +165,16 @@ def test_what_a_study_says_against_plain_loops(how, scale):
     one = Claim(
         **TOLD, study="s", allocator="vip", metric="m", how=how, scale=scale, above=0, scenarios=["s1"]
     )
-    alone = one.measured(sources)
+    alone = one.measure(sources)
     assert [float(part[0]) for part in alone.conditions] == pytest.approx(
         [float(part) for part in alone.mean]
     )
     assert alone.conditions.estimate[0] == pytest.approx(conditions.estimate[1])
+
+
+def test_every_verdict_says_what_it_was_tested_under():
+    sources = Sources(quick=True)
+    for one in judge_all({name: claim for name, claim in claims_in().items() if claim.study}, sources):
+        config = sources.results(one.claim.study).record["config"]
+        assert one.under.startswith(f"{config['estimator']}, mean over {config['aggregation']}s")
+        assert one.as_json()["under"] == one.under

@@ -8,9 +8,9 @@ from drawn import numbers
 from paper_figures.drawing import COLUMNS, OURS, PUBLISHED, Curves, Rows
 from paper_figures.series import along, between, by_success, compared, exact, rows
 from paper_figures.sources import as_published
-from rolloutbench.curves import Run
-from rolloutbench.metrics import REFERENCE
-from rolloutbench.statistics import Interval
+from rolloutbench.analysis.curves import LearningCurves
+from rolloutbench.analysis.statistics import Interval
+from rolloutbench.cells.collectors import REFERENCE
 
 RNG = np.random.default_rng(0)
 
@@ -94,7 +94,7 @@ def learning_curves():
 
 def run_of(allocator):
     curves = learning_curves()
-    return Run(curves[curves.allocator == allocator])
+    return LearningCurves(curves[curves.allocator == allocator])
 
 
 def test_growth_between_evaluations():

@@ -7,10 +7,10 @@ from drawn import numbers
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from paper_figures.drawing import COLUMNS, OURS, PUBLISHED
-from paper_figures.gallery import FIGURES, PAPERS, chosen, runnable
+from paper_figures.gallery import FIGURES, PAPERS, choose, runnable_studies
 from paper_figures.sources import RESULTS, STUDIES, Sources
-from rolloutbench.plotting.style import COLUMN, WIDE, print_style
-from rolloutbench.store import read_manifest
+from rolloutbench.analysis.plotting.style import COLUMN, WIDE, print_style
+from rolloutbench.cells.store import read_manifest
 
 SOURCES = Sources(quick=True)
 RECORDED = RESULTS / "figures"
@@ -24,6 +24,7 @@ def shown(table):
     return table.sort_values(["panel", "source", "series", "x", "value"], ignore_index=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_shows_its_table(name):
     figure = FIGURES[name]
@@ -73,13 +74,13 @@ def test_all_figures_are_recorded():
 
 
 def test_names():
-    assert [figure.name for figure in chosen(["dapo", "vip_fig2"])][-1] == "vip_fig2"
-    assert len(chosen([])) == len(FIGURES) == sum(map(len, PAPERS.values()))
+    assert [figure.name for figure in choose(["dapo", "vip_fig2"])][-1] == "vip_fig2"
+    assert len(choose([])) == len(FIGURES) == sum(map(len, PAPERS.values()))
     for paper, figures in PAPERS.items():
         assert all(figure.name.startswith(f"{paper}_") for figure in figures)
 
 
-@pytest.mark.parametrize("study", runnable(FIGURES.values()))
+@pytest.mark.parametrize("study", runnable_studies(FIGURES.values()))
 def test_every_study_is_recorded_with_its_command(study):
     said = read_manifest(RESULTS / study).study
     assert said["machine"]["cores"]

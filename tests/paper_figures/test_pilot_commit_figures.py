@@ -9,7 +9,7 @@ from paper_figures import pilot_commit
 from paper_figures.drawing import OURS, PUBLISHED
 from paper_figures.sources import STUDIES
 from rolloutbench.allocators import allocators
-from rolloutbench.metrics import BASELINE
+from rolloutbench.cells.collectors import BASELINE
 from rolloutbench.protocol import Budget
 
 REPLICATES = 4
@@ -83,8 +83,8 @@ EVICTED = {
 def test_the_filter_is_binomial(n_pilot):
     for place, golden in enumerate((LET_IN, EVICTED)):
         p, expected = np.array(golden[n_pilot]).T
-        assert np.allclose(pilot_commit.screened(p, n_pilot)[place], expected, atol=0.0006)
-    let_in, evicted = pilot_commit.screened(np.array([0.0, 1.0]), n_pilot)
+        assert np.allclose(pilot_commit.screening_chances(p, n_pilot)[place], expected, atol=0.0006)
+    let_in, evicted = pilot_commit.screening_chances(np.array([0.0, 1.0]), n_pilot)
     assert let_in.tolist() == [0, 0]
     assert evicted.tolist() == [0, 1]
 

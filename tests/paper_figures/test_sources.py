@@ -11,7 +11,7 @@ from paper_figures.drawing import Rows
 from paper_figures.series import compared
 from paper_figures.sources import Redrawn, Sources, published
 from rolloutbench.protocol import InputError
-from rolloutbench.results import open_results
+from rolloutbench.studies.kinds import open_results
 
 STUDY = """study = "compare"
 replicates = 16
@@ -42,6 +42,7 @@ def described(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_run_draw_keep_and_draw_again(described, monkeypatch):
     monkeypatch.setattr("paper_figures.claims.claims_in", dict)
     done = command("figures mine_fig1 --run --quick --keep kept --out out")
@@ -77,7 +78,7 @@ def test_run_draw_keep_and_draw_again(described, monkeypatch):
     shutil.rmtree(described / "again")
     done = command("figures mine_fig1 --run --quick --out out")
     assert done.code == 0
-    assert "4 of 4 cells are finished already" in done.err
+    assert "10 of 10 cells are finished already" in done.err
 
     # What was not kept is missed by name.
     with pytest.raises(InputError, match="mine: its per_replicate has no column tokens"):

@@ -9,7 +9,7 @@ from scipy import stats
 from paper_figures import vip, vip_theory
 from paper_figures.drawing import COLUMNS, OURS, PUBLISHED
 from paper_figures.sources import Sources, published
-from rolloutbench.statistics import mean_interval, ratio_interval
+from rolloutbench.analysis.statistics import mean_interval, ratio_interval
 
 QUICK = Sources(quick=True)
 

@@ -54,6 +54,30 @@ def test_observation_times_belief_is_the_laplace_approximation(mean, variance, n
     assert posterior == pytest.approx(mode, abs=1e-6)
 
 
+def test_every_prompt_stops_at_its_own_mode():
+    """Whoever is beside a prompt, its answer is that of Newton steps without end, and the same to the bit."""
+    rng = np.random.default_rng(5)
+    belief = Logits(rng.normal(0, 6, (3, 400)), np.exp(rng.normal(0, 2, (3, 400))))
+    n = rng.integers(0, 200, (3, 400))
+    k = rng.binomial(n, rng.random(n.shape))
+    value, precision = binomial_observation(belief, k, n)
+    mode = np.where((k - n * special.expit(belief.mean)) * belief.mean > 0, belief.mean, 0.0)
+    for _ in range(60):
+        p = special.expit(mode)
+        slope = mode - belief.mean + belief.variance * (n * p - k)
+        mode = mode - slope / (1 + belief.variance * n * p * (1 - p))
+    p = special.expit(mode)
+    information = n * p * (1 - p)
+    np.testing.assert_allclose(precision, np.where(n > 0, np.maximum(information, 1e-12), 0), rtol=1e-10)
+    there = information > 1e-6
+    expected = mode[there] + (k - n * p)[there] / information[there]
+    np.testing.assert_allclose(value[there], expected, rtol=1e-8, atol=1e-12)
+    for place in range(0, 400, 40):
+        one = Logits(*(part[1:2, place : place + 1] for part in belief))
+        alone = binomial_observation(one, k[1:2, place : place + 1], n[1:2, place : place + 1])
+        assert (alone.value[0, 0], alone.precision[0, 0]) == (value[1, place], precision[1, place])
+
+
 def test_no_rollouts_say_nothing_and_surprises_do_not_overshoot():
     belief = Logits(np.array([[-4.0, -4.0, 600.0]]), np.ones((1, 3)))
     observed = binomial_observation(belief, np.array([[0, 8, 8]]), np.array([[0, 8, 8]]))

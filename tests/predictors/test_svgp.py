@@ -8,6 +8,8 @@ from synthetic import batches, begun, everyone, pool, visit
 from rolloutbench.predictors.features import median_length_scale
 from rolloutbench.protocol import Outcomes
 
+pytestmark = pytest.mark.torch
+
 
 def test_one_prompt_alone_has_the_posterior_that_quadrature_gives():
     predictor = begun(

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from real_runs.assumptions import agreement, assumption_tests, gradient_variance, per_token
-from rolloutbench.plotting.panels import save
-from rolloutbench.plotting.scores import variance_scatter
+from rolloutbench.analysis.plotting.panels import save
+from rolloutbench.analysis.plotting.scores import variance_scatter
 from rolloutbench.protocol import InputError
 from rolloutbench.score_bank import ScoreBank
 

@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from paid import paid
 from real_fakes import CoinEngine, Coins, CoinVerifier, real_run
 from scipy import special
 
@@ -18,6 +19,8 @@ from rolloutbench.protocol import Budget, Request
 from simulators.learning import Learning, Policy
 from simulators.optimizers import SGD
 from simulators.scenarios import scenarios
+
+pytestmark = pytest.mark.torch
 
 POOL = 24
 
@@ -142,36 +145,76 @@ def test_measurements_change_nothing_but_the_random_numbers():
     assert run.unpaid > 0
     p = special.expit(run.model.network.theta.detach().numpy())
     np.testing.assert_allclose(found[0, [0, 1, 3]], p[[3, 3, 5]], atol=0.12)
-    assert run._held.waiting.prompts.tolist() == []
+    assert run._rollouts.prompts.tolist() == []
 
 
 def test_requests_with_holes_and_repeats():
     """-1 and counts of 0 ask for nothing; a prompt may stand in two columns."""
     run, _ = coins()
-    outcomes = run.rollout(Request(np.array([[4, -1, 7, 4, 9]]), np.array([[3, 0, 0, 2, 40]])))
-    held = run._held.waiting
+    outcomes = paid(run, Request(np.array([[4, -1, 7, 4, 9]]), np.array([[3, 0, 0, 2, 40]])))
+    held = run._rollouts
     assert np.bincount(held.prompts, minlength=10)[[4, 7, 9]].tolist() == [5, 0, 40]
     for prompt in (4, 9):
         asked = outcomes.prompts[0] == prompt
         assert outcomes.successes[0][asked].sum() == held.rewards[held.prompts == prompt].sum()
     assert outcomes.successes[0, 0] == held.rewards[:3].sum()
-    nothing = run.rollout(Request(np.array([[4, 5]]), np.array([[0, 0]])))
+    nothing = paid(run, Request(np.array([[4, 5]]), np.array([[0, 0]])))
     assert nothing.successes.tolist() == [[0, 0]]
 
 
-def test_a_verifier_that_fails_gives_reward_0():
-    run, allocator = coins()
+class Failing(CoinVerifier):
+    """Says nothing of every other response."""
 
-    class Failing(CoinVerifier):
-        def score(self, problems, responses):
-            raw = super().score(problems, responses)
-            raw[::2] = np.nan
-            return raw
+    def score(self, problems, responses):
+        raw = super().score(problems, responses)
+        raw[::2] = np.nan
+        return raw
 
+
+@pytest.mark.parametrize("aggregation", ["prompt", "rollout", "token"])
+@pytest.mark.parametrize("no_verdict", ["drop", "zero", "mask"])
+def test_a_verifier_that_fails(no_verdict, aggregation):
+    """Gradients by hand from the verdicts; every response is on the bill, whatever becomes of it."""
+    run, allocator = coins("uniform", "dr_grpo", aggregation, no_verdict=no_verdict)
     run.verifier = Failing()
+    batches, made = [], run.batch
+    run.batch = lambda groups: batches.append(made(groups)) or batches[-1]
+    seen = []
+    sample = run.sample
+    run.sample = lambda *asked: seen.append(sample(*asked)) or seen[-1]
     run_step(run, allocator)
     assert run.unverified == run.columns()["unverified"][0] == 32
     assert run.ledger.generated[0] == 64
+    assert run.ledger.discarded.get("lost", np.zeros(1))[0] == (32 if no_verdict == "drop" else 0)
+    rollouts, by_hand = seen[0][0], np.zeros(POOL)
+    before = run.seen[0][0]
+    rows = np.arange(len(rollouts))
+    members = ~np.isnan(rollouts.raw) if no_verdict == "drop" else rows >= 0
+    for q in np.unique(rollouts.prompts):
+        group = np.flatnonzero((rollouts.prompts == q) & members)
+        reward = np.nan_to_num(rollouts.raw[group])
+        advantage = reward - reward.mean()
+        if no_verdict == "mask":
+            advantage = advantage * ~np.isnan(rollouts.raw[group])
+        share = 1 / (8 * len(group)) if aggregation == "prompt" else 1 / members.sum()
+        score = rollouts.tokens[group, 0] - special.expit(before[q])
+        by_hand[q] = share * (advantage * score).sum()
+    np.testing.assert_allclose(run.seen[0][3], by_hand, atol=1e-7)
+    assert np.abs(by_hand).max() > 0
+
+
+def test_responses_that_did_not_end_may_count_as_lost():
+    run, allocator = coins(unfinished="lost", no_verdict="drop")
+    generate = run.engine.generate
+
+    def cut(prompts, counts):
+        sampled = generate(prompts, counts)
+        return dataclasses.replace(sampled, finished=np.arange(len(sampled.source)) % 4 > 0)
+
+    run.engine.generate = cut
+    run_step(run, allocator)
+    assert run.ledger.discarded["lost"][0] == run.unverified == 16
+    assert run.ledger.trained[0] == 48
 
 
 def test_resumed_in_between():

@@ -14,14 +14,21 @@ pytest.importorskip("transformers")
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from real_runs import models
-from real_runs.models import Characters, HuggingFace, Tiny, default_cache, features
+from real_runs.models import cache as kept
+from real_runs.models import default_cache, features, hugging_face, models
+from real_runs.models import tiny as made_here
+from real_runs.models.characters import Characters
+from real_runs.models.hugging_face import HuggingFace
+from real_runs.models.tiny import Tiny
 from real_runs.tasks import Problem, Task, tasks
 from rolloutbench.protocol import InputError
 
+pytestmark = pytest.mark.torch
+
 SORTING = tasks.create("sorting[longest=4,pool_size=50,held_out=20]")
-QUICK = models.models.create("tiny[width=32,layers=1,warmup_steps=2]")
+QUICK = models.create("tiny[width=32,layers=1,warmup_steps=2]")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +77,7 @@ def test_warm_up_learns_and_equal_parameters_give_equal_bits(tmp_path):
     prompts = [one.encode(e.prompt) for e in examples]
     answers = [[*one.encode(e.answer), one.end] for e in examples]
     with torch.no_grad():
-        before, after = (models._answer_loss(m.network, prompts, answers) for m in (fresh, one))
+        before, after = (made_here._answer_loss(m.network, prompts, answers) for m in (fresh, one))
     assert after < 0.9 * before
 
 
@@ -82,13 +89,13 @@ def test_the_loss_is_of_answer_tokens_only(tiny):
         for prompt, answer in zip(prompts, answers, strict=True):
             logits = tiny.network(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
             each += torch.log_softmax(logits, -1)[torch.arange(len(answer)), answer].tolist()
-        assert float(models._answer_loss(tiny.network, prompts, answers)) == pytest.approx(
+        assert float(made_here._answer_loss(tiny.network, prompts, answers)) == pytest.approx(
             -np.mean(each), rel=1e-5
         )
 
 
 def test_a_second_load_trains_nothing(tiny, cache, monkeypatch):
-    monkeypatch.setattr(Tiny, "_trained", no_training)
+    monkeypatch.setattr(Tiny, "_train", no_training)
     again = QUICK.load(SORTING, "cpu", cache)
     assert torch.equal(weights(again), weights(tiny))
     assert again.directory == tiny.directory
@@ -96,13 +103,13 @@ def test_a_second_load_trains_nothing(tiny, cache, monkeypatch):
 
 @pytest.mark.parametrize("spec", ["tiny[width=32,layers=1,warmup_steps=2,seed=1]", "tiny[width=32,layers=1]"])
 def test_other_parameters_are_another_entry(tiny, cache, monkeypatch, spec):
-    monkeypatch.setattr(Tiny, "_trained", no_training)
+    monkeypatch.setattr(Tiny, "_train", no_training)
     with pytest.raises(AssertionError, match="trained again"):
-        models.models.create(spec).load(SORTING, "cpu", cache)
+        models.create(spec).load(SORTING, "cpu", cache)
 
 
 def test_another_task_is_another_entry(tiny, cache, monkeypatch):
-    monkeypatch.setattr(Tiny, "_trained", no_training)
+    monkeypatch.setattr(Tiny, "_train", no_training)
     with pytest.raises(AssertionError, match="trained again"):
         QUICK.load(tasks.create("sorting[longest=5,pool_size=50,held_out=20]"), "cpu", cache)
 
@@ -135,7 +142,7 @@ def test_a_damaged_entry_is_made_again(tiny, tmp_path, name, damage):
     damage(place / name)
     again = QUICK.load(SORTING, "cpu", tmp_path)
     assert torch.equal(weights(again), weights(tiny))
-    assert models._undamaged(place)
+    assert kept.is_undamaged(place)
 
 
 def test_what_a_killed_process_left_is_cleared(tiny, tmp_path):
@@ -147,7 +154,7 @@ def test_what_a_killed_process_left_is_cleared(tiny, tmp_path):
 
 
 def test_a_failed_making_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(Tiny, "_trained", no_training)
+    monkeypatch.setattr(Tiny, "_train", no_training)
     with pytest.raises(AssertionError):
         QUICK.load(SORTING, "cpu", tmp_path)
     assert [path.suffix for path in (tmp_path / "models").iterdir()] in ([], [".lock"])
@@ -178,7 +185,7 @@ def test_a_cache_that_is_a_file_is_one_line(tmp_path):
 
 def test_those_who_start_together_train_once(tmp_path, monkeypatch):
     """Threads stand for processes: the lock is of the open file, so it keeps both apart."""
-    trained, calls, start = Tiny._trained, [], threading.Barrier(2)
+    trained, calls, start = Tiny._train, [], threading.Barrier(2)
 
     def noted(self, *given):
         calls.append(1)
@@ -189,7 +196,7 @@ def test_those_who_start_together_train_once(tmp_path, monkeypatch):
         start.wait()
         return QUICK.load(SORTING, "cpu", tmp_path)
 
-    monkeypatch.setattr(Tiny, "_trained", noted)
+    monkeypatch.setattr(Tiny, "_train", noted)
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(load, range(2))
     assert len(calls) == 1
@@ -216,11 +223,11 @@ def test_a_task_without_fresh_examples_is_refused(tmp_path):
 @pytest.mark.parametrize("spec", ["tiny[width=48]", "tiny[layers=0]", "tiny[learning_rate=0]", "hf", "tinny"])
 def test_bad_specs(spec):
     with pytest.raises(InputError, match=r"^[^\n]*$"):
-        models.models.create(spec)
+        models.create(spec)
 
 
 def test_a_device_that_is_not_there_is_one_line_before_any_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(Tiny, "_trained", no_training)
+    monkeypatch.setattr(Tiny, "_train", no_training)
     with pytest.raises(InputError, match=r"^device 'nonsense': [^\n]*$"):
         QUICK.load(SORTING, "nonsense", tmp_path)
 
@@ -252,7 +259,7 @@ def rewrite(path, **changes):
 
 
 def test_a_tiny_directory_loads_by_path(tiny):
-    model = models.models.create(f"hf[path={tiny.directory}]").load(SORTING, "cpu", Path("/nowhere"))
+    model = models.create(f"hf[path={tiny.directory}]").load(SORTING, "cpu", Path("/nowhere"))
     assert torch.equal(weights(model), weights(tiny))
     assert model.encode("40=") == tiny.encode("40=")
     assert model.end == tiny.end
@@ -292,6 +299,25 @@ def test_the_chat_template_is_applied(with_tokenizer):
     assert hf(directory).encode("4") == [6]
 
 
+def test_a_conversation_goes_through_the_template_or_is_read_in_its_plain_form(with_tokenizer):
+    directory, tokenizer = with_tokenizer
+    asked = (("system", "12"), ("user", "4="))
+    assert hf(directory).encode(asked) == hf(directory).encode("12\n\n4=")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+        "0{{ m.content }}{% endfor %}{% if add_generation_prompt %}9{% endif %}"
+    )
+    tokenizer.save_pretrained(directory)
+    for chat in (True, False):
+        assert hf(directory, chat=chat).encode(asked) == hf(directory).encode("01204=9")
+    with pytest.raises(InputError, match="its chat template refuses messages of tool: .*no tools here"):
+        hf(directory).encode((("tool", "4"),))
+
+
+def test_the_character_model_reads_a_conversation_in_its_plain_form(tiny):
+    assert tiny.encode((("user", "40="),)) == tiny.encode("40=")
+
+
 def test_a_tokenizer_without_an_end_is_refused(with_tokenizer):
     directory, tokenizer = with_tokenizer
     tokenizer.eos_token = None
@@ -321,7 +347,7 @@ def test_no_config(copied):
 
 def test_a_config_that_is_no_json(copied):
     (copied / "config.json").write_text("{")
-    refused(copied, "no JSON")
+    refused(copied, "Invalid JSON")
 
 
 def test_no_safetensors(copied):
@@ -418,3 +444,65 @@ def test_features_are_centred_mean_hidden_states_of_unit_length(tiny):
 
 def test_features_of_one_prompt_are_zero(tiny):
     np.testing.assert_array_equal(features(tiny, [Problem("1=", "1")]), np.zeros((1, 32), np.float32))
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def index(directory, name):
+    weights = {"model.embed_tokens.weight": "model.safetensors", "lm_head.weight": name}
+    found = {"metadata": {}, "weight_map": weights}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(found))
+
+
+NEVER_LOADED = {
+    "a pickle named by the index": lambda d: index(d, "w.bin"),
+    "weights outside": lambda d: index(d, "../out.safetensors"),
+    "weights that are not there": lambda d: index(d, "gone.safetensors"),
+    "an index of something else": lambda d: (d / "model.safetensors.index.json").write_text("[]"),
+    "a kernel of the hub": lambda d: change_json(d / "config.json", _attn_implementation="evil/kernel"),
+    "a kernel inside": lambda d: change_json(d / "config.json", text_config={"attn_implementation": "a/b"}),
+    "code of the model": lambda d: change_json(d / "config.json", auto_map={"AutoModel": "evil.Model"}),
+    "quantized": lambda d: change_json(d / "config.json", quantization_config={"quant_method": "x"}),
+    "layers without end": lambda d: change_json(d / "config.json", num_hidden_layers=10**9),
+    "more layers than weights": lambda d: change_json(d / "config.json", num_hidden_layers=900),
+    "words without end": lambda d: change_json(d / "config.json", vocab_size=9_000_000),
+    "architectures of numbers": lambda d: change_json(d / "config.json", architectures=[1]),
+    "a list": lambda d: (d / "config.json").write_text("[]"),
+    "null": lambda d: (d / "config.json").write_text("null"),
+    "deep": lambda d: (d / "config.json").write_text("[" * 100_000),
+    "no header": lambda d: (d / "model.safetensors").write_bytes(b"\xff" * 64),
+    "a header of something else": lambda d: (d / "model.safetensors").write_bytes(
+        (8).to_bytes(8, "little") + b'{"a": 1}'
+    ),
+}
+
+
+@pytest.mark.parametrize("change", NEVER_LOADED.values(), ids=NEVER_LOADED)
+def test_what_is_refused_before_anything_is_loaded(copied, monkeypatch, change):
+    """By the check that comes before a study, without transformers."""
+    change(copied)
+    with pytest.raises(InputError, match=rf"^model directory {copied}: [^\n]*$") as refused:
+        HuggingFace(path=str(copied)).check(SORTING)
+    assert len(str(refused.value)) < 500
+
+
+def test_files_that_are_not_allowed_are_never_seen(copied):
+    """Pickles and code may lie in a directory, as they do on the hub: nobody opens them."""
+    for name in ("pytorch_model.bin", "modeling_evil.py", "tokenizer.pkl", "adapter_model.bin"):
+        (copied / name).write_bytes(b"not for anybody")
+    with hugging_face.allowed_files(copied) as shown:
+        names = {path.name for path in shown.iterdir()}
+    assert names == {"characters.json", "config.json", "generation_config.json", "model.safetensors"}
+    loaded = HuggingFace(path=str(copied)).load(SORTING, "cpu", copied)
+    assert loaded.directory == copied
+
+
+def test_weights_that_are_no_numbers_are_refused(copied):
+    tensors = load_file(copied / "model.safetensors")
+    name = sorted(tensors)[0]
+    tensors[name][0] = float("nan")
+    save_file(tensors, copied / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=f"weight {name} has values that are no numbers"):
+        HuggingFace(path=str(copied)).load(SORTING, "cpu", copied)

@@ -9,6 +9,8 @@ from command_line import run
 
 from rolloutbench.score_bank import read_bank
 
+pytestmark = pytest.mark.torch
+
 TASK = "sorting[shortest=2,longest=4,pool_size=60,held_out=16]"
 STUDY = f"""
 study = "train"

@@ -1,12 +1,14 @@
+import gzip
 import json
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from real_runs.tasks import Problem, Task, Verifier, tasks
+from real_runs.tasks import ASCII, Problem, Verifier, digest, tasks
 from real_runs.tasks.jsonl import math_scores
 from real_runs.tasks.reasoning_gym import scores
 from rolloutbench.protocol import InputError
@@ -41,7 +43,7 @@ def check_split(task, pool_size, held_out):
 
 
 def test_every_task_is_described():
-    assert {entry.name for entry in tasks.describe()} == {"sorting", "reasoning_gym", "jsonl"}
+    assert {entry.name for entry in tasks.describe()} == {"sorting", "reasoning_gym", "jsonl", "addition"}
 
 
 # sorting
@@ -77,6 +79,28 @@ def test_sorting(shortest, more, pool_size, held_out, partial, seed):
         assert {*problem.prompt, *problem.answer} <= {*task.alphabet}
     with task.verifier() as verifier:
         assert (verifier.score(pool, [f" {problem.answer}\n" for problem in pool]) == 1).all()
+
+
+@given(st.integers(2, 12), st.integers(1, 90), st.integers(1, 50), st.integers(0, 9))
+def test_addition(largest, pool_size, held_out, seed):
+    spec = f"addition[largest={largest},pool_size={pool_size},held_out={held_out}]"
+    if largest**2 < pool_size + held_out:
+        with pytest.raises(InputError, match=f"there are only {largest**2} different prompts"):
+            tasks.create(spec)
+        return
+    task = tasks.create(spec)
+    pool, held = check_split(task, pool_size, held_out)
+    fresh = task.examples(np.random.default_rng(seed), 30)
+    for problem in pool + held + fresh:
+        one, other = map(int, problem.prompt.removesuffix("=").split("+"))
+        assert 1 <= min(one, other) <= max(one, other) <= largest
+        assert problem.answer == str(one + other)
+        assert problem.level == one + other
+        assert {*problem.prompt, *problem.answer} <= {*task.alphabet}
+        assert len(problem.answer) <= task.max_new_tokens == len(str(2 * largest))
+    with task.verifier() as verifier:
+        found = verifier.score(pool[:1] * 3, [f" {pool[0].answer}\n", f"{pool[0].answer}0", "1 1"])
+    assert found.tolist() == [1, 0, 0]
 
 
 def test_the_whole_space_can_be_used():
@@ -216,6 +240,63 @@ def test_what_a_file_may_hold(tmp_path):
     assert {(problem.prompt, problem.answer) for problem in pool + held} == {("a", "1"), ("ü", "2")}
 
 
+def test_answers_may_be_numbers_or_lists_of_which_each_is_right(tmp_path):
+    answers = {"a": 2, "b": 2.0, "c": 0.5, "d": ["1/2", 0.5], "e": ["x"], "f": [3, 3.0]}
+    path = written(
+        tmp_path, *(json.dumps({"prompt": key, "answer": value}) for key, value in answers.items())
+    )
+    task = tasks.create(f"jsonl[path={path},held_out=1,verify=exact]")
+    pool, held = task.problems(SEED)
+    found = {problem.prompt: (problem.answer, *problem.alternatives) for problem in pool + held}
+    expected = {"a": ("2",), "b": ("2",), "c": ("0.5",), "d": ("1/2", "0.5"), "e": ("x",), "f": ("3",)}
+    assert found == expected
+    several = Problem("", "1/2", alternatives=("7",))
+    with task.verifier() as verifier:
+        assert verifier.score([several] * 3, ["7", " 1/2", "8"]).tolist() == [1, 1, 0]
+    score = math_scores()
+    assert [score(several, said) for said in ("It is 7.", "$0.5$", "8")] == [1, 1, 0]
+    assert digest([several], []) != digest([Problem("", "1/2")], [])
+
+
+SYSTEM = {"role": "system", "content": "Think."}
+VERL = [
+    {
+        "data_source": "openai/gsm8k",
+        "prompt": [*extra, {"role": "user", "content": f"{i} + {i}?"}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": str(2 * i)},
+        "extra_info": {"split": "train", "index": i},
+    }
+    for i, extra in enumerate([[], [SYSTEM], [SYSTEM]])
+]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "jsonl.gz"])
+def test_data_sets_of_verl_are_read_as_they_are(tmp_path, kind):
+    path = tmp_path / f"train.{kind}"
+    if kind == "parquet":
+        pd.DataFrame(VERL).to_parquet(path)
+    else:
+        text = "\n".join(map(json.dumps, VERL)).encode()
+        path.write_bytes(gzip.compress(text) if kind.endswith("gz") else text)
+    pool, held = tasks.create(f"jsonl[path={path},held_out=1]").problems(SEED)
+    found = sorted(pool + held, key=lambda problem: problem.answer)
+    assert [problem.answer for problem in found] == ["0", "2", "4"]
+    assert prompts(found) == ["0 + 0?", "Think.\n\n1 + 1?", "Think.\n\n2 + 2?"]
+    assert found[0].question == (("user", "0 + 0?"),)
+    assert found[1].question == (("system", "Think."), ("user", "1 + 1?"))
+
+
+def test_a_parquet_file_that_is_damaged_or_has_a_bad_row(tmp_path):
+    path = tmp_path / "train.parquet"
+    path.write_bytes(b"PAR1 nothing")
+    with pytest.raises(InputError, match="is no readable Parquet file"):
+        tasks.create(f"jsonl[path={path}]").problems(SEED)
+    pd.DataFrame({"prompt": ["a", "b"], "answer": ["1", None]}).to_parquet(path)
+    with pytest.raises(InputError, match="train.parquet, row 2: column 'answer' is no text but null"):
+        tasks.create(f"jsonl[path={path}]").problems(SEED)
+
+
 def test_a_path_below_home(additions, monkeypatch):
     monkeypatch.setenv("HOME", str(additions.parent))
     assert len(tasks.create("jsonl[path=~/data.jsonl]").problems(SEED)[0]) == 36
@@ -226,7 +307,14 @@ def test_a_path_below_home(additions, monkeypatch):
     [
         ('{"prompt": "x"}', "line 41: there is no column 'answer': known: prompt"),
         ('{"prompt": "x", "anwser": "1"}', "line 41: there is no column 'answer': did you mean anwser"),
-        ('{"prompt": "x", "answer": 3}', "line 41: column 'answer' is no text but 3"),
+        ('{"prompt": "x", "answer": true}', "line 41: column 'answer' is no text but true"),
+        ('{"prompt": "x", "answer": []}', r"line 41: column 'answer' is no text but \[\]"),
+        ('{"prompt": "x", "answer": ["3", {}]}', "line 41: column 'answer' is no text but {}"),
+        ('{"prompt": "x", "answer": 1e999}', "line 41: column 'answer' is no text but Infinity"),
+        ('{"prompt": [], "answer": "3"}', "line 41: column 'prompt' is empty"),
+        ('{"prompt": ["x"], "answer": "3"}', """line 41: .*messages are expected.*not "x\""""),
+        ('{"prompt": [{"role": "user"}], "answer": "3"}', "column 'prompt.content' is no text but null"),
+        ('{"prompt": "x", "reward_model": {}}', "no column 'reward_model.ground_truth'"),
         ('{"prompt": "x", "answer": null}', "line 41: column 'answer' is no text but null"),
         ('{"prompt": " ", "answer": "1"}', "line 41: column 'prompt' is empty"),
         ('{"prompt": "x", "answer": ""}', "line 41: column 'answer' is empty"),
@@ -272,9 +360,25 @@ def test_wrong_json_lines(tmp_path, additions):
             tasks.create(spec)
 
 
-def test_no_warm_up_from_a_file(additions):
-    with pytest.raises(InputError, match="makes no fresh examples"):
-        tasks.create(f"jsonl[path={additions}]").examples(np.random.default_rng(0), 1)
+def test_a_file_holds_out_the_same_whatever_the_seed_and_warms_up_on_the_others(additions):
+    task = tasks.create(f"jsonl[path={additions}]")
+    pool, held_out = task.problems(SEED)
+    other, again = task.problems(np.random.SeedSequence(99))
+    assert again == held_out
+    assert other != pool
+    assert {problem.prompt for problem in other} == {problem.prompt for problem in pool}
+    made = task.examples(np.random.default_rng(0), 2000)
+    assert {problem.prompt for problem in made} == {problem.prompt for problem in pool}
+
+
+def test_what_a_warm_up_depends_on_is_known_of_a_file(additions):
+    task = tasks.create(f"jsonl[path={additions}]")
+    assert set("é×") - set(task.alphabet)
+    before = task.fingerprint()
+    with additions.open("a") as file:
+        file.write('\n{"prompt": "é×", "answer": "1"}\n')
+    assert task.fingerprint() != before
+    assert set("é×") <= set(task.alphabet)
 
 
 def test_exact_comparison():
@@ -324,4 +428,4 @@ def test_a_verifier_of_nothing_counts_no_failures():
         pass
 
     assert Plain().failed == 0
-    assert set("\n aZ0~") <= set(Task.alphabet)
+    assert set("\n aZ0~") <= set(ASCII)

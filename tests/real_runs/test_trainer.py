@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 import torch
 from oracles import advantages_of
+from paid import paid
 from real_fakes import ParityVerifier, ScriptedEngine, language_model, logprobs_by_hand, real_run, tiny_llama
 
+from real_runs import trainer as trainer_module
 from real_runs.rollouts import Rollouts
 from real_runs.settings import PPO
 from real_runs.trainer import Batch, Trainer
 from rolloutbench.estimators import estimators
 from rolloutbench.protocol import Groups, InputError, ProtocolError, Request, Reuse
+
+pytestmark = pytest.mark.torch
 
 SIZES = (0, 1, 2, 3, 5, 7, 10, 4)
 SUCCESSES = (0, 1, 1, 2, 2, 7, 4, 0)
@@ -107,7 +111,7 @@ def sampled_run(estimator="rloo", aggregation="prompt", error=0.0, sizes=SIZES, 
         **how,
     )
     everyone = np.arange(len(sizes))[None]
-    return run, run.rollout(Request(everyone, np.array([sizes])))
+    return run, paid(run, Request(everyone, np.array([sizes])))
 
 
 def rows_by_hand(run, rollouts, estimator, aggregation, sizes=SIZES, weighting=WEIGHTS, baseline=None):
@@ -147,7 +151,7 @@ def rows_by_hand(run, rollouts, estimator, aggregation, sizes=SIZES, weighting=W
 def test_the_gradient_is_the_sum_over_rows(estimator, aggregation):
     run, outcomes = sampled_run(estimator, aggregation)
     assert outcomes.successes.tolist() == [list(SUCCESSES)]
-    sampled = run._held.waiting
+    sampled = run._rollouts
     baseline = np.full((1, 8), np.nan)
     baseline[0, 3] = 0.3
     groups = replace(Groups.all_of(outcomes, np.array([WEIGHTS])), baseline=baseline)
@@ -174,7 +178,7 @@ def test_weights_move_as_adamw_moves_them(limit):
     twin = copy.deepcopy(run.model.network)
     before = weights(twin)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
-    rows = rows_by_hand(run, run._held.waiting, "rloo", "prompt")
+    rows = rows_by_hand(run, run._rollouts, "rloo", "prompt")
     batch = run.batch(Groups.all_of(outcomes, np.array([WEIGHTS])))
     for rate in (0.5e-3, 1e-3, 1e-3):
         measured = run.trainer.update(batch)
@@ -194,7 +198,7 @@ def test_two_epochs_clip_as_ppo_clips():
     twin = copy.deepcopy(run.model.network)
     before = weights(twin)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.02, betas=(0.9, 0.99), weight_decay=0)
-    rows = [row for row in rows_by_hand(run, run._held.waiting, "rloo", "prompt") if row.advantage != 0]
+    rows = [row for row in rows_by_hand(run, run._rollouts, "rloo", "prompt") if row.advantage != 0]
     measured = run.trainer.update(run.batch(Groups.all_of(outcomes, np.array([WEIGHTS]))))
     starts = [logprobs_by_hand(twin, row.prompt, row.tokens, TEMPERATURE).detach() for row in rows]
     cut = []
@@ -213,7 +217,7 @@ def test_two_epochs_clip_as_ppo_clips():
 
 def test_an_inexact_engine_is_corrected_by_truncated_weights():
     run, outcomes = sampled_run(error=1.0, truncation=1.5)
-    sampled = run._held.waiting
+    sampled = run._rollouts
     batch = run.batch(Groups.all_of(outcomes, np.array([WEIGHTS])))
     run.trainer.gradient(batch)
     network = run.model.network
@@ -232,7 +236,7 @@ def test_kl_to_the_first_model_is_k3():
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.03 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
-    rows = rows_by_hand(run, run._held.waiting, "rloo", "prompt")
+    rows = rows_by_hand(run, run._rollouts, "rloo", "prompt")
     rollouts = run.batch(Groups.all_of(outcomes, np.array([WEIGHTS])))
     settings = run.trainer.settings
     expected = gradient(network, objective(network, rows, settings, first=first)[0])
@@ -255,13 +259,13 @@ def test_rollouts_kept_from_an_earlier_step(stale, error):
     sizes, successes = (4, 4), (2, 1)
     how = {"stale": stale, "learning_rate": 0.02, "warmup_steps": 0}
     run, _ = sampled_run(error=error, sizes=sizes, successes=successes, **how)
-    early = run._held.waiting
+    early = run._rollouts
     # The first step trains on prompt 0 alone; prompt 1 waits.
     only = Groups(np.array([[0]]), np.array([[2]]), np.array([[2]]), np.ones((1, 1)))
     run.ledger.use(only)
     run.update(only)
-    again = run.rollout(Request(np.array([[0]]), np.array([[4]])))
-    late = run._held.waiting[run._held.waiting.steps == 1]
+    again = paid(run, Request(np.array([[0]]), np.array([[4]])))
+    late = run._rollouts[run._rollouts.steps == 1]
     assert again.successes.tolist() == [[2]]
     everything = Rollouts.joined([late, early[early.prompts == 1]])
     rows = rows_by_hand(run, everything, "rloo", "prompt", sizes=sizes, weighting=(1.0, 1.0))
@@ -282,13 +286,13 @@ def test_a_stored_success_joins_its_group(option, aggregation):
     sizes = (4, 3)
     how = {"reusable": 2, "learning_rate": 0.02, "warmup_steps": 0}
     run, outcomes = sampled_run("dr_grpo", aggregation, sizes=sizes, successes=(2, 1), **how)
-    first = run._held.waiting
+    first = run._rollouts
     run.ledger.use(Groups.all_of(outcomes))
     run.update(Groups.all_of(outcomes))
     run.engine.successes[prompts(2)[0]] = 0
-    outcomes = run.rollout(Request(np.array([[0, 1]]), np.array([sizes])))
+    outcomes = paid(run, Request(np.array([[0, 1]]), np.array([sizes])))
     assert outcomes.successes.tolist() == [[0, 1]]
-    fresh = run._held.waiting
+    fresh = run._rollouts[run._rollouts.steps == 1]
     reused = Reuse(np.array([[1, 0]]), np.array([[1, 0]]), option)
     groups = Groups(outcomes.prompts, outcomes.successes, np.array([[3, 2]]), np.ones((1, 2)), reused=reused)
     failures = np.flatnonzero(fresh.prompts == 0)[:3]
@@ -382,11 +386,27 @@ def test_other_errors_of_torch_are_not_taken_for_it(monkeypatch):
 def test_rows_of_a_batch_stay_together():
     run, outcomes = sampled_run()
     batch = run.batch(Groups.all_of(outcomes, np.array([WEIGHTS])))
-    for rows in run.trainer._micro_batches(batch):
+    parts = list(run.trainer._micro_batches(batch))
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(batch.prompts)))
+    for rows in parts:
         part: Batch = batch[rows]
-        longest = max(len(p) + n for p, n in zip(part.prompts, part.rollouts.lengths, strict=True))
-        assert len(rows) == 1 or longest * len(rows) <= 40
+        read = len({tuple(p) for p in part.prompts}) * max(map(len, part.prompts))
+        assert len(rows) == 1 or read + len(rows) * part.rollouts.lengths.max() <= 40
         for place, row in enumerate(rows):
             assert part.prompts[place] == batch.prompts[row]
             assert part.weights[place] == batch.weights[row]
             assert (part.rollouts.tokens[place] == batch.rollouts.tokens[row]).all()
+
+
+def test_micro_batches_are_limited_by_the_logits_too(monkeypatch):
+    """A vocabulary of 12, and room for 60 logits: five places of responses at once."""
+    run, outcomes = sampled_run()
+    batch = run.batch(Groups.all_of(outcomes, np.array([WEIGHTS])))
+    run.trainer.gradient(batch)
+    expected = taken(run.trainer).clone()
+    monkeypatch.setattr(trainer_module, "MOST_LOGITS", 60)
+    parts = list(run.trainer._micro_batches(batch))
+    assert all(len(rows) == 1 or len(rows) * batch.rollouts.lengths[rows].max() <= 5 for rows in parts)
+    assert len(parts) > 6
+    run.trainer.gradient(batch)
+    torch.testing.assert_close(taken(run.trainer), expected, atol=1e-6, rtol=1e-5)

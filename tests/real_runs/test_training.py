@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import math
+import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +23,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing import event_accumulator
 
-from real_runs import checkpoint
+from real_runs import preparation
+from real_runs.engines.transformers import TransformersEngine
 from real_runs.environment import RealRun
 from real_runs.settings import RealScenario
 from real_runs.trainer import Trainer
 from real_runs.training import TrainingCell, pass_at
+from rolloutbench import checkpoint
 from rolloutbench.allocators import allocators
+from rolloutbench.cells.cell import Failed, Resumable, identify, run_cell
+from rolloutbench.cells.store import read_cell, read_manifest
 from rolloutbench.estimators import estimators
-from rolloutbench.experiment import Failed, Resumable, identify, run_cell
-from rolloutbench.protocol import InputError
-from rolloutbench.store import read_cell, read_manifest
+from rolloutbench.studies.kinds import open_results
+from rolloutbench.studies.progress import TrainingProgress
+
+pytestmark = pytest.mark.torch
 
 TASK = "sorting[shortest=1,longest=2,pool_size=60,held_out=16]"
 MODEL = "tiny[width=32,warmup_steps=100]"
@@ -49,7 +57,7 @@ def cell(cache, runs, allocator="uniform", **changes):
         model=MODEL,
         prompts=8,
         group_size=4,
-        steps=STEPS,
+        steps=changes.pop("steps", STEPS),
         evaluate_every=2,
         initial_rollouts=8,
         trainer=changes.pop("trainer", "ppo[learning_rate=1e-3,warmup_steps=2]"),
@@ -130,6 +138,56 @@ def test_stopped_and_resumed(tmp_path, cache, monkeypatch, spec):
     assert not (tmp_path / "runs").exists()
 
 
+def test_adapters_are_stopped_and_resumed(tmp_path, cache, monkeypatch):
+    trainer = "ppo[learning_rate=1e-2,warmup_steps=2,lora=4]"
+    calm = cell(cache, None, trainer=trainer).run()
+    disturbed = cell(cache, tmp_path / "runs", trainer=trainer)
+    with monkeypatch.context() as patch:
+        stop_at(patch, Trainer, "gradient", 3)
+        with pytest.raises(Killed):
+            disturbed.run()
+    begun = checkpoint.load(disturbed.directory / "checkpoint.safetensors")
+    assert all(".lora_" in name for name in begun["environment"]["trainer"]["weights"])
+    same(disturbed.run(), calm)
+    assert not calm["accuracy"].equals(cell(cache, None).run()["accuracy"])
+
+
+def test_one_engine_at_a_time_and_words_of_what_is_done_before_training(tmp_path, cache, monkeypatch):
+    """Pass rates are measured anew, in parts, by an engine that is closed before the run's is made."""
+    events, said = [], []
+    make, close, report = TransformersEngine.__init__, TransformersEngine.close, TrainingCell.report
+
+    def made(self, *given, **how):
+        events.append("made")
+        make(self, *given, **how)
+
+    def closed(self):
+        events.append("closed")
+        close(self)
+
+    def reported(self, **what):
+        said.append(what.get("doing", "trains"))
+        report(self, **what)
+        progress = TrainingProgress("train", tmp_path)
+        (run,) = progress._under_way().values()
+        progress._show(tmp_path, run)
+        assert run.doing == what.get("doing", "")
+
+    monkeypatch.setattr(TransformersEngine, "__init__", made)
+    monkeypatch.setattr(TransformersEngine, "close", closed)
+    monkeypatch.setattr(TrainingCell, "report", reported)
+    monkeypatch.setattr(preparation, "ROLLOUTS_AT_ONCE", 250)
+    scenario = replace(cell(cache, None).scenario, initial_rollouts=9, engine="transformers[rows=100]")
+    one = replace(cell(cache, tmp_path / "runs"), scenario=scenario)
+    one.run()
+    assert events == ["made", "closed", "made", "closed"]
+    wanted = [f"pass rates before training, {done} of 828 rollouts" for done in (0, 243, 486, 540, 774)]
+    assert said[1:-6] == [*wanted, "features of the prompts"]
+    assert said[0].startswith("the model is loaded")
+    assert said[-6:] == ["trains"] * 6
+    assert preparation.new_engine(scenario, preparation.prepare(scenario, 0, cache).model, 0).rows == 100
+
+
 def test_what_a_cell_measures(cache):
     table = cell(cache, None).run()
     paid = 32 * table["steps"]
@@ -173,7 +231,7 @@ def test_micro_batches_are_no_part_of_a_run(tmp_path, cache):
     one = cell(cache, tmp_path, trainer="ppo[micro_batch=64]")
     other = cell(cache, tmp_path, trainer="ppo[micro_batch=32]")
     assert one.directory == other.directory != cell(cache, tmp_path, trainer="ppo[clip_low=0.1]").directory
-    assert list(identify([one])[0]) == list(identify([other])[0]) == [one.directory.name]
+    assert list(identify([one])[0]) == list(identify([other])[0])
 
 
 def test_memory_runs_out_and_a_smaller_micro_batch_goes_on(tmp_path, cache, monkeypatch):
@@ -224,12 +282,94 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path, cache, monkeypatch):
     same(one.run(), cell(cache, None).run())
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path, cache):
+def stopped_at(cell, monkeypatch, step):
+    """Run a cell until the update of a step, and leave its checkpoints."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, Trainer, "update", step)
+        with pytest.raises(Killed):
+            cell.run()
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, cache, monkeypatch, capfd, damaged):
     one = cell(cache, tmp_path)
-    one.directory.mkdir()
-    (one.directory / "checkpoint.safetensors").write_bytes(b"not this")
-    with pytest.raises(InputError, match="is no checkpoint of a run: .*; delete it to start anew"):
-        one.run()
+    stopped_at(one, monkeypatch, 4)
+    for name in (checkpoint.NEWEST, checkpoint.EARLIER)[:damaged]:
+        path = one.directory / name
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1  # in a weight: nothing but the digest can tell
+        path.write_bytes(content)
+    steps = []
+    update = Trainer.update
+    monkeypatch.setattr(Trainer, "update", lambda self, batch: steps.append(1) or update(self, batch))
+    table = one.run()
+    assert len(steps) == 9 - (2 if damaged == 1 else 0)
+    same(table, cell(cache, None).run())
+    assert [note.partition(": ")[0] for note in table.attrs["notes"]] == [
+        str(one.directory / name) for name in (checkpoint.NEWEST, checkpoint.EARLIER)[:damaged]
+    ]
+    assert capfd.readouterr().err.count("it is discarded") == damaged
+
+
+@pytest.mark.parametrize(("before", "now"), [(3, 6), (6, 3), (3, 4)])
+def test_a_run_with_other_steps_goes_on_where_it_can(tmp_path, cache, monkeypatch, before, now):
+    """Steps say where a run ends; evaluations at the end of the shorter one leave no trace in the longer."""
+    first = cell(cache, tmp_path, steps=before, keep_checkpoints=True)
+    first.run()
+    first.forget()
+    second = cell(cache, tmp_path, steps=now)
+    assert first.directory == second.directory
+    assert list(identify([first])[0]) != list(identify([second])[0])
+    steps = []
+    update = Trainer.update
+    monkeypatch.setattr(Trainer, "update", lambda self, batch: steps.append(1) or update(self, batch))
+    table = second.run()
+    assert len(steps) == (math.ceil(1.5 * now) - math.ceil(1.5 * before) if now > before else 5)
+    same(table, cell(cache, None, steps=now).run())
+    second.forget()
+    assert second.directory.exists() == (before > now)  # that of the longer run was to be kept
+
+
+def test_a_shorter_run_takes_nothing_from_a_longer_one_under_way(tmp_path, cache, monkeypatch, capfd):
+    """Whether the longer one has come less far than the shorter goes, or farther."""
+    calm = cell(cache, None, steps=6).run()
+    longer = cell(cache, tmp_path, steps=6)
+    for stopped, shorter in ((2, cell(cache, tmp_path, steps=2)), (3, cell(cache, tmp_path, steps=2))):
+        with monkeypatch.context() as patch:
+            stop_at(patch, Trainer, "update", stopped + 1)
+            with pytest.raises(Killed):
+                longer.run()
+        same(shorter.run(), cell(cache, None, steps=2).run())
+        shorter.forget()
+        kept = checkpoint.load(longer.directory / checkpoint.NEWEST)
+        assert (kept["steps"], kept["environment"]["step"]) == (6, 3 if stopped == 2 else 6)
+    assert "with more steps is kept, so this one writes none" in capfd.readouterr().err
+    updates = []
+    update = Trainer.update
+    monkeypatch.setattr(Trainer, "update", lambda self, batch: updates.append(1) or update(self, batch))
+    same(longer.run(), calm)
+    assert len(updates) == 9 - 6
+    longer.forget()
+    assert not longer.directory.exists()
+
+
+def test_measured_again_is_begun_anew_and_gone_on_with(tmp_path, cache, monkeypatch):
+    """What is at its end starts over; what is under way, for the first or the second time, goes on."""
+    made = cell(cache, tmp_path, keep_checkpoints=True)
+    updates = []
+    update = Trainer.update
+    monkeypatch.setattr(Trainer, "update", lambda self, batch: updates.append(1) or update(self, batch))
+    calm = made.run()
+    made.forget()
+    assert len(updates) == 9
+    made.start_over()
+    with monkeypatch.context() as patch:
+        stop_at(patch, Trainer, "update", 4)
+        with pytest.raises(Killed):
+            made.run()
+    made.start_over()
+    same(made.run(), calm)
+    assert len(updates) == 9 + 3 + 6
 
 
 @settings(max_examples=30)
@@ -252,10 +392,9 @@ QUICK = (
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, cache):
+def here(tmp_path, monkeypatch, cache, plots_unsaved):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROLLOUTBENCH_CACHE", str(cache))
-    monkeypatch.setattr("rolloutbench.plotting.panels.save", lambda *given: None)  # takes most of the time
     return tmp_path
 
 
@@ -279,14 +418,15 @@ def killed(moment, number, jobs=1):
     return subprocess.run([sys.executable, "-P", *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.kill
 def test_killed_through_the_command_line(here):
     """By SIGKILL while a checkpoint is written; one job or two, the same numbers."""
     calm = command(f"{QUICK.replace('--out out', '--out calm')} --jobs 2")
     assert calm.code == 0, calm.err
-    done = killed("inside", 9)
+    done = killed("inside", 12)
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = sorted(path.name for path in Path("out/runs").rglob("*.safetensors*"))
-    assert left == ["checkpoint.safetensors", "checkpoint.safetensors.unfinished"]
+    assert left == ["checkpoint.safetensors", "checkpoint.safetensors.unfinished", "earlier.safetensors"]
     finished = len(list(Path("out/cells").glob("*.parquet")))
     again = command(f"{QUICK} --jobs 1")
     assert again.code == 0, again.err
@@ -299,6 +439,27 @@ def test_killed_through_the_command_line(here):
     all_same(Path("again"), Path("calm"))
     assert Path("again/study.toml").read_bytes() == Path("calm/study.toml").read_bytes()
     assert read_manifest(Path("again")).cells == read_manifest(Path("calm")).cells
+
+
+@pytest.mark.slow
+def test_everybody_at_its_own_learning_rate(here):
+    """Other rates are other trainers; the common one is the run that there is without others."""
+    done = command(f"{QUICK} --learning-rates 3 --jobs 1")
+    assert done.code == 0, done.err
+    assert "each at its own best of 2 learning rates" in " ".join(done.out.split())
+    plain = command(f"{QUICK.replace('--out out', '--out plain')} --jobs 1")
+    assert plain.code == 0, plain.err
+    swept, alone = tables(Path("out")), tables(Path("plain"))
+    assert len(swept) == 10  # two seeds of the reference run, and of two allocators at two rates
+    for key, table in alone.items():
+        same(swept[key], table)
+    others = [table for key, table in swept.items() if key not in alone]
+    assert [set(table.rate) for table in others] == [{3.0}] * 4
+    assert all(not table.equals(alone[key].assign(rate=3.0)) for table in others for key in alone)
+    results = open_results(Path("out"))
+    assert results.sort == "tuned_area_over_rollouts"
+    refused = command(f"{QUICK} --learning-rates 10000 --jobs 1")
+    assert "--learning-rates 10000: times the trainer's 0.0002 is more than 1" in refused.err
 
 
 WRONG = {
@@ -315,7 +476,7 @@ WRONG = {
     ),
     "no-json": ('--task "jsonl[path=broken.jsonl]"', "--task", "broken.jsonl, line 2", "not JSON"),
     "no-warm-up": (
-        '--task "jsonl[path=data.jsonl,prompt_column=question,held_out=1]" --model tiny --prompts 2',
+        '--task "reasoning_gym[dataset=graph_color,pool_size=4,held_out=1]" --model tiny --prompts 2',
         "--model",
         "warm-up",
         "trained before",
@@ -339,6 +500,7 @@ WRONG = {
     "budget-and-group-size": ("--prompts 8 --budget 64 --group-size 4", "--budget 64", "8 prompts x 4"),
     "one-prompt": ("--prompts 1", "--prompts", "1"),
     "temperature": ("--temperature 0", "--temperature", "0"),
+    "engine-option": ("--engine transformers[rows=0]", "--engine", "rows=0"),
     "engine": ("--engine vlm", "--engine", "vlm", "vllm"),
     "aggregation": ("--aggregation sum", "--aggregation", "sum", "token"),
     "sort": ("--sort speed", "--sort", "speed"),
@@ -397,6 +559,29 @@ def test_cells_that_fail_are_told_and_go_on_with_another_micro_batch(here, monke
     assert not Path("out/runs").exists()
 
 
+def test_memory_that_is_not_enough_is_one_line_and_keeps_checkpoints(here, monkeypatch):
+    """Wherever it ends: here while rollouts are sampled, as the CPU says it."""
+    calls = []
+
+    def generate(self, *given, real=RealRun.generate):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"
+            )
+        return real(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RealRun, "generate", generate)
+        stopped = command(f"{QUICK} --jobs 1")
+    assert stopped.code == 2  # without the reference nothing can be compared
+    (said,) = [line for line in stopped.err.splitlines() if line.startswith("rolloutbench: error: ")]
+    assert "not enough memory ([enforce fail" in said
+    assert "a smaller --model, fewer --prompts, a smaller --group-size or more memory is expected" in said
+    assert kept(Path("out"))[1]
+    assert command(f"{QUICK} --jobs 1 --retry-failed").code == 0
+
+
 def test_without_torch(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     code, _, err = command("train --out new/out")
@@ -426,3 +611,129 @@ def test_event_files_are_named_after_their_runs(cache, tmp_path):
     events = event_accumulator.EventAccumulator(str(folder)).Reload()
     told = [(event.step, event.value) for event in events.Scalars("accuracy")]
     assert told == [(r, pytest.approx(a)) for r, a in zip(table.rollouts, table.accuracy, strict=True)]
+
+
+def kept(out):
+    """Finished cells, and the step of the newest checkpoint of each run."""
+    cells = {path.name for path in (out / "cells").glob("*.parquet")}
+    checkpoints = {}
+    for folder in (out / "runs").glob("*/"):
+        names = [folder / name for name in (checkpoint.NEWEST, checkpoint.EARLIER)]
+        steps = [checkpoint.load(path)["environment"]["step"] for path in names if path.exists()]
+        if steps:
+            checkpoints[folder.name] = max(steps)
+    return cells, checkpoints
+
+
+@pytest.mark.slow
+@pytest.mark.kill
+def test_signals_at_random_moments_take_nothing_away(here):
+    """Ten of TERM, INT and KILL: what was finished or checkpointed stays, and the end is as without them."""
+    study = QUICK.replace("--steps 2", "--steps 30")  # more than ten signals let it do
+    calm = command(f"{study.replace('--out out', '--out calm')} --jobs 1")
+    assert calm.code == 0, calm.err
+    script = Path(__file__).with_name("signalled.py")
+    arguments = [sys.executable, "-P", str(script), *shlex.split(study), "--jobs", "1"]
+    out, chance = Path("out"), np.random.default_rng(14)
+    with subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as forks:
+        assert forks.stdout.readline() == "ready\n"
+
+        def send(number, seconds, watched="-"):
+            print(number, seconds, watched, file=forks.stdin, flush=True)
+            return os.waitstatus_to_exitcode(int(forks.stdout.readline()))
+
+        stopped, steps_seen = 0, 0
+        cells, checkpoints, gone = set(), {}, set()
+        for place in range(10):
+            wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)[place % 3]
+            # Early, or after something was written: on a busy machine that is late.
+            code = send(int(wanted), chance.uniform(0.0, 0.3), "-" if place < 3 else "out")
+            assert code in (0, 143, 130, -signal.SIGKILL), place
+            stopped += code != 0
+            now_cells, now_checkpoints = kept(out)
+            assert cells <= now_cells
+            gone |= {run for run, step in checkpoints.items() if now_checkpoints.get(run, -1) < step}
+            assert len(gone) <= len(now_cells)  # of runs that ended, perhaps when one was stopped before
+            cells, checkpoints = now_cells, now_checkpoints
+            steps_seen += bool(checkpoints)
+        assert stopped
+        assert steps_seen
+        assert send(0, 0) == 0
+    all_same(Path("out"), Path("calm"))
+    assert list(out.rglob("*.unfinished")) == []
+    assert not (out / "runs").exists()
+
+
+def test_a_stop_before_the_first_result_keeps_the_checkpoints(here, monkeypatch):
+    """As when a GPU's minutes are over: all that there is are checkpoints."""
+    for end in (SystemExit(143), KeyboardInterrupt()):
+        with monkeypatch.context() as patch:
+            updates = []
+
+            def update(self, batch, real=Trainer.update, end=end, updates=updates):
+                updates.append(1)
+                if len(updates) == 3:
+                    raise end
+                return real(self, batch)
+
+            patch.setattr(Trainer, "update", update)
+            stopped = command(f"{QUICK} --jobs 1")
+        assert stopped.code == (143 if isinstance(end, SystemExit) else 130)
+        _, checkpoints = kept(Path("out"))
+        assert checkpoints
+    assert "1 checkpoint is kept in out/runs, and the same command goes on from there" in stopped.err
+    assert command(f"{QUICK} --jobs 1").code == 0
+
+
+def test_more_steps_go_on_where_nothing_was_finished(here, monkeypatch):
+    def stop(self, batch, real=Trainer.update, updates=[]):  # noqa: B006 - counts
+        updates.append(1)
+        if len(updates) == 3:
+            raise SystemExit(143)
+        return real(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", stop)
+        assert command(f"{QUICK} --jobs 1").code == 143
+    updates = []
+    update = Trainer.update
+    monkeypatch.setattr(Trainer, "update", lambda self, batch: updates.append(1) or update(self, batch))
+    longer = command(f"{QUICK} --jobs 1 --steps 3")
+    assert longer.code == 0, longer.err
+    more = len(updates)
+    assert command(f"{QUICK.replace('--out out', '--out fresh')} --jobs 1 --steps 3").code == 0
+    assert len(updates) - more == more + 2  # two steps of one run were there
+    all_same(Path("out"), Path("fresh"))
+    shorter = command(f"{QUICK} --jobs 1")
+    assert shorter.code == 0, shorter.err
+    for said in ("steps: ", "3, now 2", "its 6 finished cells stay", "6 of this study's 6 cells run now"):
+        assert said in shorter.err
+    again = command(f"{QUICK} --jobs 1 --steps 3")
+    assert "6 of 6 cells are finished already" in again.err
+    assert read_manifest(Path("out")).cells == read_manifest(Path("fresh")).cells
+
+
+def test_force_measures_again_what_is_finished_with_checkpoints_kept(here, monkeypatch):
+    updates = []
+    update = Trainer.update
+    monkeypatch.setattr(Trainer, "update", lambda self, batch: updates.append(1) or update(self, batch))
+    assert command(f"{QUICK} --jobs 1 --keep-checkpoints").code == 0
+    once = len(updates)
+    assert once >= 6 * 3
+    assert command(f"{QUICK} --jobs 1 --keep-checkpoints").code == 0
+    assert len(updates) == once
+    assert command(f"{QUICK} --jobs 1 --keep-checkpoints --force").code == 0
+    assert len(updates) == 2 * once
+    assert len(list(Path("out/runs").glob("*/checkpoint.safetensors"))) == 6
+
+
+def test_pass_rates_are_those_of_the_study(here):
+    """Two studies of one directory have two: each command leaves its own."""
+    other = QUICK.replace("--seed 0", "--seed 1") if "--seed 0" in QUICK else f"{QUICK} --seed 1"
+    found = []
+    for line in (QUICK, other, QUICK):
+        assert command(f"{line} --jobs 1").code == 0
+        found.append(Path("out/pass_rates.parquet").read_bytes())
+    assert found[0] == found[2] != found[1]

@@ -12,11 +12,16 @@ from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from real_runs.engines import engine
+from real_runs.engines.stopping import StopStrings
 from real_runs.engines.transformers import TransformersEngine, _Fixed
 from real_runs.likelihood import response_logprobs
-from real_runs.models import LanguageModel, Tiny, one_thread
+from real_runs.models import LanguageModel, one_thread
+from real_runs.models.tiny import Tiny
+from real_runs.reading import SHORTEST
 from real_runs.tasks import tasks
 from rolloutbench.protocol import InputError
+
+pytestmark = pytest.mark.torch
 
 NEW = 7
 KINDS = [{}, {"static": True}]
@@ -476,3 +481,58 @@ def test_on_cuda(model, graphs):
         with torch.no_grad():
             expected = response_logprobs(model.network, rows, sampled.tokens, sampled.lengths).numpy()
         np.testing.assert_allclose(sampled.logprobs, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("given", KINDS)
+def test_what_all_prompts_begin_with_is_read_once_for_all(model, given):
+    """Against one row at a time, without padding or cache; a prompt that is all in common is among them."""
+    (start,) = prompts_of([SHORTEST + 1], seed=4)
+    prompts = [start, *([*start, *more] for more in prompts_of([1, 5, 2], seed=5))]
+    sampled = TransformersEngine(model, NEW, 0.7, **given).generate(prompts, np.array([2, 1, 3, 2]))
+    for row, place in enumerate(sampled.source):
+        length = sampled.lengths[row]
+        expected = one_at_a_time(model, prompts[place], sampled.tokens[row, :length], 0.7)
+        np.testing.assert_allclose(sampled.logprobs[row, :length], expected, atol=GAP)
+
+
+@pytest.mark.parametrize("given", KINDS)
+@pytest.mark.parametrize("stop", [("7",), ("34", "9"), ("=",)])
+def test_a_response_ends_where_its_text_has_a_stop_string(model, given, stop):
+    """At so low a temperature that a prompt has one response: the shortest start of it with a stop string."""
+    prompts = prompts_of(range(1, 13), seed=8)
+    counts = np.array([1, 3] * 6)
+    whole = TransformersEngine(model, NEW, 1e-4, **given).generate(prompts, counts)
+    cut = TransformersEngine(model, NEW, 1e-4, stop=stop, **given).generate(prompts, counts)
+    stopped = 0
+    for row in range(len(cut.source)):
+        tokens = whole.tokens[row, : whole.lengths[row]]
+        ends = [n for n in range(1, len(tokens)) if any(one in model.decode(tokens[:n]) for one in stop)]
+        wanted = tokens[: ends[0]] if ends else tokens
+        assert cut.lengths[row] == len(wanted)
+        np.testing.assert_array_equal(cut.tokens[row, : len(wanted)], wanted)
+        has_one = any(one in model.decode(wanted) for one in stop)
+        assert cut.finished[row] == (has_one or wanted[-1] == model.end)
+        stopped += bool(ends)
+    assert 0 < stopped < len(cut.source)
+
+
+PIECES = ("a", "ab", "b", "ba\n", "\n", "\u2026", b"\xe2", b"\x80", b"\xa6", "")
+
+
+@given(
+    st.lists(st.sampled_from(range(len(PIECES))), min_size=1, max_size=12),
+    st.lists(st.sampled_from(["ab", "b\n", "\u2026", "a\u2026b"]), min_size=1, max_size=2),
+)
+def test_only_tokens_that_may_end_a_response_are_looked_at(tokens, stop):
+    """Against every token's looking: also where a character is made of the bytes of three."""
+
+    def decode(ids):
+        pieces = (PIECES[place] for place in ids)
+        whole = b"".join(one if isinstance(one, bytes) else one.encode() for one in pieces)
+        return whole.decode(errors="replace")
+
+    stops = StopStrings(stop, decode, len(PIECES))
+    starts = [tokens[: n + 1] for n in range(len(tokens))]
+    slow = [start for start in starts if any(one in decode(start) for one in stop)]
+    fast = [start for start in starts if stops.may_end[start[-1]] and stops.has_ended(start)]
+    assert slow[:1] == fast[:1]

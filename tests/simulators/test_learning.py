@@ -8,52 +8,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import gradients_one_by_one
+from paid import paid
+from small_world import THETA, assert_same_distribution, scenario, small_pool, world
 
 import simulators.learning
 from rolloutbench.allocators import allocators
-from rolloutbench.curves import REFERENCE
+from rolloutbench.analysis.curves import REFERENCE
+from rolloutbench.cells.collectors import COUNT_BINS, DISCARDED, count_metric
 from rolloutbench.estimators import estimators
 from rolloutbench.loop import begin, run_step
-from rolloutbench.metrics import COUNT_BINS, DISCARDED, count_metric
-from rolloutbench.protocol import Groups, InputError, Outcomes, PromptStream, Request, Reuse, Setting
-from simulators.learning import BLOCK, Learning, LearningCell, Policy, learning_cells
+from rolloutbench.protocol import (
+    Groups,
+    InputError,
+    Outcomes,
+    ProtocolError,
+    Request,
+    Reuse,
+)
+from simulators.learning import BLOCK, LearningCell, Policy, learning_cells
 from simulators.pools import BetaDifficulty, Pool
 from simulators.scenarios import DEFAULT_SCENARIOS, LearningScenario, scenarios
 
 ESTIMATORS = ["reinforce", "dr_grpo", "rloo", "grpo", "grpo[ddof=0,eps=0]"]
-
-
-def scenario(**conditions):
-    return LearningScenario("", BetaDifficulty(1, 1), **conditions)
-
-
-def world(pool, conditions, estimator="rloo", aggregation="prompt", learning_rate=1.0, theta=None, seed=0):
-    """A policy on the pool at theta, in an environment of as many replicates as the pool has."""
-    replicates, size = pool.success.shape
-    setting = Setting(
-        conditions.budget,
-        estimators.create(estimator),
-        aggregation,
-        replicates,
-        size,
-        np.random.default_rng(9),
-    )
-    policy = Policy.on(pool, conditions.kappa)
-    if theta is not None:
-        policy.theta = np.broadcast_to(theta, policy.theta.shape).copy()
-    stream = PromptStream(size, replicates, np.random.SeedSequence(seed))
-    rngs = (np.random.default_rng([seed, i]) for i in (1, 2))
-    return Learning(setting, stream, policy, conditions, learning_rate, *rngs)
-
-
-def small_pool(prompts=3, dimension=4, replicates=1):
-    rng = np.random.default_rng(3)
-    features = rng.standard_normal((1, prompts, dimension))
-    features /= np.sqrt((features**2).sum(axis=2, keepdims=True))
-    return Pool(rng.uniform(0.15, 0.85, (1, prompts)), features).repeated(replicates)
-
-
-THETA = np.array([0.3, -0.5, 0.2, 0.4])
 
 
 @pytest.mark.parametrize("aggregation", ["prompt", "rollout"])
@@ -61,6 +37,27 @@ THETA = np.array([0.3, -0.5, 0.2, 0.4])
 @pytest.mark.parametrize("errors", [(0.0, 0.0), (0.1, 0.2)], ids=["true rewards", "noisy verifier"])
 def test_gradient_is_that_of_rollouts_one_by_one(estimator, aggregation, errors):
     """Means and variances over many steps, within 4 standard errors, against single rollouts."""
+    check_against_single_rollouts(estimator, aggregation, errors)
+
+
+@pytest.mark.parametrize("no_verdict", ["drop", "zero", "mask"])
+@pytest.mark.parametrize(("estimator", "aggregation"), [("rloo", "prompt"), ("grpo", "rollout")])
+@pytest.mark.parametrize("errors", [(0.0, 0.0), (0.1, 0.2)], ids=["true rewards", "noisy verifier"])
+def test_gradient_where_rollouts_are_lost(estimator, aggregation, errors, no_verdict):
+    """A quarter of the rollouts at p = 1/2 has no verdict, wrong ones three times as often."""
+    check_against_single_rollouts(estimator, aggregation, errors, (0.125, 0.375), no_verdict)
+
+
+@pytest.mark.parametrize(("estimator", "aggregation"), [("rloo", "prompt"), ("grpo", "rollout")])
+@pytest.mark.parametrize("errors", [(0.0, 0.0), (0.1, 0.2)], ids=["true rewards", "noisy verifier"])
+def test_gradient_where_rollouts_are_stale(estimator, aggregation, errors):
+    """Sampled two steps ago, when other prompts were hard; scored under the policy of now."""
+    check_against_single_rollouts(estimator, aggregation, errors, then=np.array([-1.0, 1.0, 0.5, -0.5]))
+
+
+def check_against_single_rollouts(
+    estimator, aggregation, errors, losses=(0.0, 0.0), no_verdict="drop", then=None
+):
     steps = 20_000
     conditions = scenario(
         prompts=3,
@@ -71,11 +68,18 @@ def test_gradient_is_that_of_rollouts_one_by_one(estimator, aggregation, errors)
         kappa=0.3,
         false_positive=errors[0],
         false_negative=errors[1],
+        lost=sum(losses) / 2,
+        lost_bias=losses[1] / losses[0] if losses[0] else 1.0,
+        no_verdict=no_verdict,
+        staleness=0 if then is None else 2,
     )
     pool = small_pool(replicates=steps)
     environment = world(pool, conditions, estimator, aggregation, theta=THETA)
+    if then is not None:
+        environment._thetas = [np.tile(old, (steps, 1)) for old in (then, THETA / 2)]
     prompts = np.tile(np.arange(3), (steps, 1))
-    outcomes = environment.rollout(Request(prompts, np.tile([2, 3, 7], (steps, 1))))
+    outcomes = paid(environment, Request(prompts, np.tile([2, 3, 7], (steps, 1))))
+    p = environment.success(prompts)
     environment.update(Groups.all_of(outcomes, weights=np.tile([1.0, 0.5, 2.0], (steps, 1))))
     slow = gradients_one_by_one(
         np.random.default_rng(11),
@@ -90,15 +94,16 @@ def test_gradient_is_that_of_rollouts_one_by_one(estimator, aggregation, errors)
         estimator=estimators.create(estimator),
         aggregation=aggregation,
         errors=errors,
+        losses=losses,
+        no_verdict=no_verdict,
+        then=then,
     )
+    if sum(losses) and no_verdict == "drop":
+        rate = outcomes.lost.sum(axis=0) / (steps * np.array([2, 3, 7]))
+        np.testing.assert_allclose(rate, (p * losses[0] + (1 - p) * losses[1])[0], atol=0.02)
+        assert (environment.ledger.generated == 12).all()
+        assert (environment.ledger.discarded["lost"] == outcomes.lost.sum(axis=1)).all()
     assert_same_distribution(environment.gradient, slow)
-
-
-def assert_same_distribution(ours, theirs):
-    for moment in (lambda g: g, lambda g: (g - g.mean(axis=0)) ** 2, lambda g: g[:, :1] * g[:, 1:2]):
-        a, b = moment(ours), moment(theirs)
-        error = np.sqrt(a.var(axis=0) / len(a) + b.var(axis=0) / len(b))
-        assert (np.abs(a.mean(axis=0) - b.mean(axis=0)) < 4 * error).all()
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
@@ -223,11 +228,34 @@ def test_oracle_reads_the_chance_of_reward():
     np.testing.assert_allclose(environment.reward(prompts), 0.7 * p + 0.1 * (1 - p))
 
 
+@pytest.mark.parametrize("spec", ["uniform", "ar3po", "dapo", "pilot_commit", "vip[predictor=beta]", "pods"])
+@pytest.mark.parametrize("no_verdict", ["drop", "zero", "mask"])
+def test_a_study_with_lost_rollouts(spec, no_verdict):
+    """The bill has them, whatever is done with them; what is dropped is given up by name."""
+    run = cell(allocator=spec, lost=0.2, no_verdict=no_verdict, steps=8).run()
+    last = run[run.steps == run.steps.max()]
+    given_up = last.discarded_other / last.rollouts
+    assert given_up.between(0.1, 0.35).all() if no_verdict == "drop" else (given_up == 0).all()
+    assert (last.trained > 0).all()
+
+
 def cell(name="u-shaped-v1", allocator="uniform", **changes):
     made = dataclasses.replace(scenarios.create(name), **({"steps": 20} | changes))
     return LearningCell(
         name, made, allocator, allocators.create(allocator), estimators.create("rloo"), "prompt", 0, 0
     )
+
+
+def test_rollouts_are_those_of_some_steps_ago():
+    """The first steps have no older policy than the first; later ones have that of `staleness` steps ago."""
+    environment, _ = cell(staleness=3).world()
+    driven = begin(environment, allocators.create("uniform"))
+    prompts, seen = np.tile(np.arange(5), (BLOCK, 1)), []
+    for step in range(6):
+        seen.append(environment.success(prompts))
+        np.testing.assert_array_equal(environment.sampled(prompts), seen[max(step - 3, 0)])
+        run_step(environment, driven)
+    assert not np.array_equal(seen[5], seen[4])
 
 
 def test_a_cell_is_a_pure_function_of_its_fields():
@@ -291,8 +319,14 @@ def test_training_helps_and_too_large_steps_do_not():
 
 def test_a_free_lunch_ends():
     """An allocator that asks for almost nothing is stopped after a number of steps, not of rollouts."""
-    table = cell(allocator="uniform[divide=1000]", steps=5, prompts=4, pool_size=8).run()
+    table = cell(allocator="uniform[divide=16]", steps=5, prompts=4, pool_size=8).run()
     assert table.steps.max() == 5 * simulators.learning.MOST_STEPS
+
+
+def test_who_asks_for_nothing_is_named():
+    said = "Uniform trains on nothing: 0 rollouts generated, .* trained on in 40 steps of 16 replicates"
+    with pytest.raises(ProtocolError, match=said):
+        cell(allocator="uniform[divide=1000]", steps=5, prompts=4, pool_size=8).run()
 
 
 def test_cells_of_a_study():
@@ -312,11 +346,11 @@ def test_a_cell_says_what_it_is():
         cell(allocator="random[lower=9]").run()
 
 
-LEARNING = [name for name in scenarios.names() if isinstance(scenarios.create(name), LearningScenario)]
+LEARNING = [name for name in scenarios.names() if type(scenarios.create(name)) is LearningScenario]
 
 
-def test_there_are_thirteen():
-    assert len(LEARNING) == 13
+def test_there_are_eighteen():
+    assert len(LEARNING) == 18
     assert set(DEFAULT_SCENARIOS) <= set(LEARNING)
 
 
@@ -367,7 +401,7 @@ def test_stored_rollouts_are_scored_under_the_current_policy():
     """A group trained on a step after it was sampled: x uses p of now."""
     conditions = scenario(prompts=1, group_size=4, pool_size=1, noise_ratio=0.0, dimension=4, kappa=0.0)
     environment = world(small_pool(prompts=1), conditions, "dr_grpo")
-    environment.rollout(Request(np.zeros((1, 1), int), np.full((1, 1), 4)))
+    paid(environment, Request(np.zeros((1, 1), int), np.full((1, 1), 4)))
     environment.policy.theta = THETA[None].copy()
     environment._known = None
     outcomes = Outcomes(np.zeros((1, 1), int), np.full((1, 1), 4), np.full((1, 1), 2))

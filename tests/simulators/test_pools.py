@@ -7,6 +7,7 @@ from scipy import stats
 from rolloutbench.protocol import InputError
 from simulators.pools import Measured, difficulties, draw_pool
 from simulators.scenarios import scenarios
+from simulators.traced import recorded
 
 
 def pool(difficulty="beta", seed=0, replicates=4, size=500, dimension=16, skills=5, predictability=0.5):
@@ -41,6 +42,19 @@ def test_dead_prompts():
     assert (success == 1).mean() == pytest.approx(0.3, abs=0.02)
     with pytest.raises(InputError, match="together they are at most 1"):
         difficulties.create("dead[unsolvable=0.7,solved=0.5]")
+
+
+def test_difficulties_of_the_recorded_run():
+    """Of one epoch, freed of the error of eight rollouts: the mean stays, the spread shrinks."""
+    for epoch in (0, 20):
+        success = pool(f"traced[epoch={epoch}]", replicates=32, size=1209).success
+        rates = recorded()[:, epoch] / 8
+        assert success.mean() == pytest.approx(rates.mean(), abs=0.01)
+        noise = (rates * (1 - rates)).mean() / 7
+        assert success.var() == pytest.approx(rates.var() - noise, abs=0.01)
+        assert success.min() > 0
+    with pytest.raises(InputError, match="epoch"):
+        difficulties.create("traced[epoch=44]")
 
 
 def test_features_are_unit_vectors_around_skills():

@@ -6,14 +6,14 @@ import pytest
 from scipy import stats
 
 from rolloutbench.allocators import allocators
-from rolloutbench.curves import prediction_metrics
+from rolloutbench.analysis.curves import prediction_metrics
+from rolloutbench.analysis.metrics import PREDICTION_METRICS
 from rolloutbench.estimators import RLOO
 from rolloutbench.loop import begin, run_step
-from rolloutbench.metrics import PREDICTION_METRICS
 from rolloutbench.predictors import predictors
 from rolloutbench.protocol import Belief
 from simulators.learning import BLOCK, LearningCell
-from simulators.prediction import PredictionCell, Watched, judge, prediction_cells
+from simulators.prediction import PredictionCell, Watched, prediction_cells, score_beliefs
 from simulators.scenarios import scenarios
 
 SCENARIO = scenarios.create("u-shaped-v1[steps=12,pool_size=256,prompts=64]")
@@ -29,7 +29,7 @@ def test_scores_against_plain_loops():
     m, p, v = rng.random((2, 7)), rng.random((2, 7)), rng.random((2, 7)) * 0.1
     present = np.ones((2, 7), dtype=bool)
     present[1, 3:5] = False
-    scores = judge(Belief(m, v), p, present)
+    scores = score_beliefs(Belief(m, v), p, present)
     for r in range(2):
         each = [(m[r, i], p[r, i], v[r, i]) for i in range(7) if present[r, i]]
         assert scores["mae"][r] == pytest.approx(np.mean([abs(a - b) for a, b, _ in each]))
@@ -47,7 +47,7 @@ def test_scores_against_plain_loops():
 
 
 def test_certainty_that_is_wrong_costs_much_but_not_everything():
-    scores = judge(
+    scores = score_beliefs(
         Belief(np.array([[1.0]]), np.zeros((1, 1))), np.array([[0.0]]), np.ones((1, 1), dtype=bool)
     )
     assert scores["log_loss"][0] == pytest.approx(-np.log(1e-6))
@@ -62,8 +62,8 @@ def test_watching_changes_nothing():
     environment, _ = alone.world()
     driven = begin(environment, allocators.create("vip[predictor=beta]"))
     beside, _ = alone.world()
-    watched = Watched(allocators.create("vip[predictor=beta]"), {"noisy": predictors.create("kalman")})
-    begin(beside, watched)
+    pair = Watched(allocators.create("vip[predictor=beta]"), {"noisy": predictors.create("kalman")})
+    watched = begin(beside, pair)
     for _ in range(5):
         run_step(environment, driven)
         run_step(beside, watched)

@@ -11,17 +11,17 @@ from command_line import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import advantages_of
+from paid import paid
 
 from rolloutbench.allocators import allocators
-from rolloutbench.config import Comparison
+from rolloutbench.analysis.results import summarise
+from rolloutbench.cells.cell import identify
 from rolloutbench.estimators import estimators, group_advantages, prompt_shares
-from rolloutbench.experiment import identify
 from rolloutbench.protocol import Budget, Groups, InputError, PromptStream, Request, Reuse, Setting
-from rolloutbench.results import summarise
 from rolloutbench.score_bank import ScoreBank, read_bank, write_bank
+from rolloutbench.studies.kinds.comparison import Comparison
 from simulators.pools import Pool
-from simulators.replay import RecordedPool, RecordedPrompts, ReplayScenario
-from simulators.replay import recorded as read_once
+from simulators.replay import RecordedPool, RecordedPrompts, ReplayScenario, read_prompts
 from simulators.scenarios import SnapshotScenario, scenarios, seen_from
 from simulators.snapshot import BLOCK, Snapshot, SnapshotCell
 
@@ -150,9 +150,9 @@ def test_exact_moments_are_those_of_all_rows_that_could_be_drawn(bank, estimator
     world = environment(bank, estimator, aggregation)
     np.testing.assert_allclose(world.true_gradient()[0], truth, rtol=1e-9, atol=1e-12)
     ids = np.arange(len(prompts))[None]
-    world.rollout(Request(ids, counts[None]))
+    paid(world, Request(ids, counts[None]))
     world.update(Groups(ids, counts[None], 0 * counts[None], weights[None]))
-    exact = {name: values[0] for name, values in world.exact(1.0).items()}
+    exact = {name: values[0] for name, values in world.exact_metrics(1.0).items()}
     assert exact["variance"] == pytest.approx(variance, rel=1e-9, abs=1e-12)
     assert exact["bias"] == pytest.approx(((mean - truth) ** 2).sum(), rel=1e-6, abs=1e-12)
     along = mean @ truth / np.sqrt((mean @ mean + variance) * (truth @ truth)) if variance else np.nan
@@ -344,7 +344,7 @@ def test_a_bank_is_its_content(recorded, tmp_path):
     bank.rewards[0] = 1 - bank.rewards[0]
     write_bank(bank, copy)
     assert key(copy) != key(recorded)
-    read_once.cache_clear()
+    read_prompts.cache_clear()
     with pytest.raises(InputError, match="bank.parquet: has changed since the study began"):
         asked.measure()
 
@@ -379,10 +379,10 @@ def test_paths_of_a_study_file_start_there(recorded, tmp_path):
     file = write_study(recorded, tmp_path / "a b", "replay:../digits", "snapshot-mid-v1[prompts=40]")
     (tmp_path / "digits").symlink_to(recorded)
     description = Comparison.of({}, file)
-    study = description.made()
+    study = description.build()
     assert list(study.scenarios) == ["replay:digits", "snapshot-mid-v1[prompts=40]"]
-    again = Comparison.of(description.resolved(study)).made()
-    assert list(identify(again.cells())[0]) == list(identify(study.cells())[0])
+    again = Comparison.of(description.resolved(study)).build()
+    assert list(identify(again.cells(Path()))[0]) == list(identify(study.cells(Path()))[0])
 
 
 @pytest.mark.parametrize(
@@ -423,13 +423,13 @@ def test_a_bank_without_a_gradient(tmp_path, rewards):
 def test_it_is_listed_and_asked_for_by_name_only():
     (entry,) = [entry for entry in scenarios.describe() if entry.name == "replay"]
     assert entry.parameters == "bank=None, step=None, prompts=None, group_size=8, visits=1"
-    study = Comparison.of({"scenarios": ["all-snapshots"]}).made()
+    study = Comparison.of({"scenarios": ["all-snapshots"]}).build()
     assert not [made for made in study.scenarios.values() if isinstance(made, ReplayScenario)]
 
 
 def test_from_the_command_line(recorded, tmp_path, monkeypatch):
     """Beside a simulated snapshot, in worker processes; the record says which bank it was."""
-    monkeypatch.setattr("rolloutbench.results.Results.draw", lambda results: None)
+    monkeypatch.setattr("rolloutbench.analysis.results.Results.draw", lambda *_: [])
     out = tmp_path / "out"
     options = f"--prompts 24 --replicates 4 -a dapo --draws 4 --jobs 2 --out {out} --json"
     done = run(f"compare -s replay:{recorded} -s snapshot-mid-v1 {options}")

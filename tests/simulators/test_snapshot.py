@@ -3,11 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 from oracles import advantages_of
+from paid import paid
 
 from rolloutbench.allocators import allocators
+from rolloutbench.analysis.metrics import SNAPSHOT_METRICS
+from rolloutbench.cells.collectors import COUNT_BINS, count_metric
 from rolloutbench.estimators import estimators, moments
 from rolloutbench.loop import begin, run_step
-from rolloutbench.metrics import COUNT_BINS, SNAPSHOT_METRICS, count_metric
 from rolloutbench.protocol import (
     Allocator,
     Budget,
@@ -19,7 +21,7 @@ from rolloutbench.protocol import (
     Setting,
 )
 from simulators.pools import Pool
-from simulators.scenarios import SNAPSHOT_SCENARIOS, scenarios
+from simulators.scenarios import PATHS, SNAPSHOT_SCENARIOS, TRACED, scenarios
 from simulators.snapshot import BLOCK, Snapshot, SnapshotCell, snapshot_cells
 
 ESTIMATORS = ["reinforce", "dr_grpo", "rloo", "grpo"]
@@ -78,9 +80,9 @@ def test_exact_moments_agree_with_rollouts_one_by_one(name, aggregation):
     sigma, draws = 0.7, 6000
     world = environment(p, features, name, aggregation, 1)
     prompts = np.arange(3)[None]
-    world.rollout(Request(prompts, counts[None]))
+    paid(world, Request(prompts, counts[None]))
     world.update(Groups(prompts, counts[None], counts[None] * 0, weights[None]))
-    exact = world.exact(noise_ratio=4 * sigma**2)
+    exact = world.exact_metrics(noise_ratio=4 * sigma**2)
     sampled = np.array(
         [
             rollout_by_rollout(name, aggregation, p, features, counts, weights, sigma, rng)
@@ -100,6 +102,7 @@ def test_exact_moments_agree_with_rollouts_one_by_one(name, aggregation):
     assert exact["mse"][0] == pytest.approx(exact["bias"][0] + exact["variance"][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("aggregation", ["prompt", "rollout"])
 @pytest.mark.parametrize("allocator", ["vip[predictor=oracle]", "weighted_uniform", "uniform[divide=4]"])
@@ -190,25 +193,25 @@ def test_waste_and_effective_groups_of_dead_prompts():
     p, features = np.array([0.0, 1.0, 0.5]), np.eye(3)
     world = environment(p, features, "rloo", "prompt", 1)
     prompts, counts = np.arange(3)[None], np.array([[4, 4, 2]])
-    world.rollout(Request(prompts, counts))
+    paid(world, Request(prompts, counts))
     world.update(Groups(prompts, counts, counts * 0, np.ones((1, 3))))
-    exact = world.exact(1.0)
+    exact = world.exact_metrics(1.0)
     assert exact["effective_ratio"][0] == pytest.approx(0.5 / 3)
     assert exact["wasted_ratio"][0] == pytest.approx(1 - 2 * 0.5 / 10)
     # REINFORCE learns from a solved group too: only failures are wasted.
     world = environment(p, features, "reinforce", "prompt", 1)
-    world.rollout(Request(prompts, counts))
+    paid(world, Request(prompts, counts))
     world.update(Groups(prompts, counts, counts * 0, np.ones((1, 3))))
-    assert world.exact(1.0)["wasted_ratio"][0] == pytest.approx(1 - (4 + 2 * 0.75) / 10)
+    assert world.exact_metrics(1.0)["wasted_ratio"][0] == pytest.approx(1 - (4 + 2 * 0.75) / 10)
 
 
 def test_rollouts_that_are_not_trained_on_are_paid_for_and_wasted():
     p, features = np.array([0.5, 0.5]), np.eye(2)
     world = environment(p, features, "rloo", "prompt", 1)
     prompts, counts = np.arange(2)[None], np.array([[40, 40]])
-    world.rollout(Request(prompts, counts))
+    paid(world, Request(prompts, counts))
     world.update(Groups(np.array([[0, -1]]), counts, counts * 0, np.ones((1, 2))))
-    exact = world.exact(1.0)
+    exact = world.exact_metrics(1.0)
     assert exact["generated_per_prompt"][0] == 40
     assert exact["wasted_ratio"][0] == pytest.approx(0.5)
     # The mean is over the one prompt that is trained on.
@@ -251,7 +254,9 @@ def test_history_makes_predictors_better(visits):
     assert {0: ratio == 1, 1: 0.88 < ratio < 0.97, 4: 0.8 < ratio < 0.88}[visits]
 
 
-@pytest.mark.parametrize("name", [name for name in scenarios.names() if name.startswith("snapshot-")])
+@pytest.mark.parametrize(
+    "name", [name for name in scenarios.names() if name.startswith("snapshot-") and "-v" in name]
+)
 def test_every_scenario_runs_and_leaves_room_for_an_oracle(name):
     oracle = cell("vip[predictor=oracle]", scenario=name).measure()
     uniform = cell("uniform", scenario=name).measure()
@@ -262,7 +267,8 @@ def test_every_scenario_runs_and_leaves_room_for_an_oracle(name):
 
 def test_there_are_enough_scenarios_and_metrics():
     assert len(scenarios.names()) >= 8
-    versioned = [name for name in scenarios.names() if name != "replay"]  # whose numbers are a file's
+    of_files = {*PATHS, TRACED}
+    versioned = [name for name in scenarios.names() if name not in of_files]
     assert all(name.rpartition("-v")[2].isdigit() for name in versioned)
     assert set(SNAPSHOT_SCENARIOS) <= set(scenarios.names())
     measured = [name for name in cell("uniform").measure() if "@" not in name]

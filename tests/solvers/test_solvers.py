@@ -13,7 +13,7 @@ from rolloutbench.protocol import InputError
 from rolloutbench.solvers import SOLVERS, Problem, serve_greatest, solve
 from rolloutbench.solvers.concave import concave, concave_by_search, concave_by_table, deal_ties
 from rolloutbench.solvers.continuous import continuous, rounded
-from rolloutbench.solvers.dynamic import dynamic
+from rolloutbench.solvers.dynamic import dynamic, shortest_path
 from rolloutbench.solvers.reference import reference
 
 SPECS = [
@@ -69,6 +69,30 @@ def test_dynamic_equals_brute_force(problem):
             dynamic(problem)
     else:
         assert_optimal(problem, dynamic(problem), best)
+
+
+@given(
+    st.sampled_from([spec for spec in SPECS if spec not in CONCAVE] + ["non_zero_gradient"]),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 3),
+    st.integers(1, 40),
+    st.integers(0, 3),
+    st.floats(0, 1),
+)
+@settings(max_examples=150)
+def test_the_core_has_the_very_counts_of_the_whole_program(spec, seed, replicates, prompts, lower, share):
+    rng = np.random.default_rng(seed)
+    p = rng.choice([rng.beta(0.3, 0.4), 0.0, 0.25, 0.5, 0.75, 1.0], size=(replicates, prompts))
+    p = np.where(rng.random(p.shape) < 0.5, rng.random(p.shape), p)  # many ties, and some that are none
+    upper = lower + rng.integers(2, 16, size=p.shape)
+    least = prompts * max(lower, 2)
+    budget = least + np.floor(share * np.maximum(upper.sum(axis=1) - least, 0)).astype(int)
+    problem = Problem.of(objectives.create(spec), p, np.minimum(budget, upper.sum(axis=1)), lower, upper)
+    counts, total = shortest_path(problem.allowed_losses(), problem.budget)
+    found = dynamic(problem)
+    np.testing.assert_array_equal(found.counts, counts)
+    np.testing.assert_array_equal(problem.sign * found.value, total)
+    np.testing.assert_allclose(found.value, problem.value(counts), rtol=1e-12)
 
 
 @given(problems(CONCAVE, holes=False))
@@ -369,6 +393,22 @@ def test_serving_the_greatest_gains_of_a_table():
     lower, upper = np.array([[0, 0, 0]]), np.array([[3, 2, 3]])
     counts = serve_greatest(gains.swapaxes(1, 2), lower, upper, np.array([4]))
     assert counts.tolist() == [[2, 2, 0]]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 9), st.integers(32, 90), st.floats(0, 1))
+def test_long_tables_are_served_like_the_sorted_gains(seed, replicates, prompts, units, share):
+    rng = np.random.default_rng(seed)
+    gains = -np.sort(-(rng.integers(0, 9, size=(replicates, units, prompts)) ** 3.0), axis=1)
+    lower = rng.integers(0, 3, size=(replicates, prompts)) * rng.integers(0, 2)
+    upper = rng.integers(2, units + 1, size=lower.shape)
+    budget = lower.sum(axis=1) + np.floor(share * (upper - lower).sum(axis=1)).astype(int)
+    counts = serve_greatest(gains, lower, upper, budget)
+    np.testing.assert_array_equal(counts.sum(axis=1), budget)
+    for r in range(replicates):
+        chosen = [gains[r, lower[r, b] : upper[r, b], b] for b in range(prompts)]
+        greatest = np.sort(np.concatenate(chosen))[::-1][: budget[r] - lower[r].sum()]
+        served = [gains[r, lower[r, b] : counts[r, b], b] for b in range(prompts)]
+        np.testing.assert_array_equal(np.sort(np.concatenate(served))[::-1], greatest)
 
 
 @given(problems(CONCAVE, holes=False, prompts=4))

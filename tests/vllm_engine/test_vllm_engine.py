@@ -22,7 +22,10 @@ from real_runs.likelihood import response_logprobs  # noqa: E402
 from real_runs.models import LanguageModel  # noqa: E402
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed")
-pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's and those of what it imports
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore"),  # vLLM's and those of what it imports
+]
 
 VOCABULARY, END, ROOM = 32, 1, 512
 NEW, TEMPERATURE, SEED = 8, 0.7, 5
