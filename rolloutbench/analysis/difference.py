@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rolloutbench.analysis.metrics import METRICS, describe, untuned
+from rolloutbench.analysis.metrics import METRICS, describe, in_words
 from rolloutbench.analysis.results import Results
 from rolloutbench.analysis.tables import Heading, Sheet, Shown, as_records, sheet
 from rolloutbench.protocol import BoolArray, FloatArray, InputError
@@ -116,7 +116,7 @@ def _chosen(before: Results, after: Results, metrics: Sequence[str] | None) -> l
         return [name for name in after.shown_metrics if name in in_both]
     for name in metrics:
         if name not in in_both:
-            named = [known for known in in_both if untuned(known) in METRICS]
+            named = [known for known in in_both if known in METRICS]
             raise InputError(f"metric {name}: not measured in both studies: {nearest(name, named)}")
     return list(dict.fromkeys(metrics))
 
@@ -207,7 +207,7 @@ def _only(who: str, here: pd.DataFrame, there: pd.DataFrame) -> dict[str, list[s
     measured = set(there.itertuples(index=False, name=None))
     ran = {(scenario, allocator) for scenario, allocator, _ in measured}
     results = [
-        f"{f'{metric} of ' if (scenario, allocator) in ran else ''}{allocator} in {scenario}"
+        f"{f'{in_words(metric)} of ' if (scenario, allocator) in ran else ''}{allocator} in {scenario}"
         for scenario, allocator, metric in known.itertuples(index=False, name=None)
         if (scenario, allocator, metric) not in measured
     ]
@@ -412,7 +412,7 @@ def _counts_sheet(difference: Difference) -> Sheet:
         counts = changes.verdict[changes.metric == metric].value_counts()
         direction = describe(str(metric)).better or ""
         numbers = [Shown(str(counts.get(verdict, 0)), verdict) for verdict in found]
-        rows.append([str(metric), direction, *numbers])
+        rows.append([in_words(str(metric)), direction, *numbers])
     return sheet("changes", headings, rows, caption)
 
 
@@ -434,7 +434,8 @@ def _scenario_sheet(scenario: str, changes: pd.DataFrame, tested: int, who: str)
         digits = _digits(listed)
         for i, row in enumerate(listed.itertuples()):
             verdict = Shown(str(row.verdict), str(row.verdict))
-            rows.append([str(metric) if i == 0 else "", str(row.allocator), verdict, *_numbers(row, digits)])
+            name = in_words(str(metric)) if i == 0 else ""
+            rows.append([name, str(row.allocator), verdict, *_numbers(row, digits)])
         if len(here) > len(listed):
             more = f"and {len(here) - len(listed)} more"
             rows.append(["", more, Shown("unchanged", "unchanged"), "", "", "", ""])

@@ -475,6 +475,14 @@ def describe(name: str) -> Metric:
     return Metric(name, name.replace("_", " "), "", None, "")
 
 
+def in_words(name: str) -> str:
+    """A metric's name as tables say it, where it is at each allocator's own best learning rate."""
+    if not name.startswith(TUNED_PREFIX):
+        return name
+    plain = untuned(name)
+    return "own best rate" if plain == _RATE.name else f"{plain} at own best rates"
+
+
 def untuned(name: str) -> str:
     """The name of the same metric at the scenario's own learning rate."""
     return name.removeprefix(TUNED_PREFIX)

@@ -21,7 +21,7 @@ import pandas as pd
 from rolloutbench.analysis import tables
 from rolloutbench.analysis.columns import check_columns
 from rolloutbench.analysis.curves import across_scenarios
-from rolloutbench.analysis.metrics import Metric
+from rolloutbench.analysis.metrics import Metric, untuned
 from rolloutbench.analysis.pictures import Listed, Picture
 from rolloutbench.analysis.statistics import mean_interval, ratio_interval
 from rolloutbench.cells.cell import Part
@@ -236,7 +236,7 @@ class Results(ABC):
     @property
     def ranking_caption(self) -> str:
         """Under which conditions the table of all scenarios was made."""
-        return f"{self.conditions}, by {self.sort}; [95% intervals]"
+        return f"{self.conditions}, by {untuned(self.sort)}; [95% intervals]"
 
     def caption(self, scenario: str) -> str:
         """Under which conditions a table was made."""

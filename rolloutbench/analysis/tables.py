@@ -26,7 +26,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from rolloutbench.analysis.metrics import TUNED_PREFIX, describe
+from rolloutbench.analysis.metrics import TUNED_PREFIX, describe, untuned
 from rolloutbench.analysis.yardsticks import bounds_said, is_bound
 from rolloutbench.cells.collectors import BASELINE
 from rolloutbench.errors import InputError
@@ -548,7 +548,7 @@ def comparison(
     """
     here = summary[summary.scenario == scenario]
     if sort not in [column.metric for column in columns]:
-        columns = [Column(sort, f"{sort}\nratio", "ratio"), *columns]
+        columns = [Column(sort, f"{describe(untuned(sort)).label}\nratio", "ratio"), *columns]
     by_metric = {  # one whose metric is never defined has no row in the summary, but one here
         metric: here[here.metric == metric].set_index("allocator").reindex(here.allocator.unique())
         for metric in (sort, *(column.metric for column in columns))

@@ -23,7 +23,7 @@ from rolloutbench.cli.options import AsJson, Out, Overwrite
 from rolloutbench.errors import InputError
 from rolloutbench.registry import nearest
 from rolloutbench.studies.carry_out import merge as merge_studies
-from rolloutbench.studies.description import Description
+from rolloutbench.studies.description import Description, PriceField
 from rolloutbench.studies.kinds import open_results
 from rolloutbench.text import cleaned
 
@@ -101,12 +101,12 @@ def show(
         ),
     ] = None,
     price: Annotated[
-        float | None,
+        PriceField,
         typer.Option(
             "--price-per-gpu-hour",
             help="Training runs: show also what 90% of the gain costs.",
+            metavar="PRICE",
             show_default=False,
-            min=0,
         ),
     ] = None,
     as_json: AsJson = False,

@@ -228,6 +228,9 @@ AllocatorField = list[str | InstanceOf[Allocator] | type[Allocator]] | None
 PredictorField = list[str | InstanceOf[Predictor] | type[Predictor]] | None
 """Specs; in Python also objects, and classes that need no arguments."""
 
+PriceField = Annotated[float, Field(gt=0, lt=1e6, allow_inf_nan=False)] | None
+"""What a GPU costs by the hour, in any currency; None: nothing is said of money."""
+
 RateField = list[Annotated[float, Field(gt=0, lt=1e6)]] | None
 """Factors of a learning rate, each allocator's own best of which is chosen; None: the study's default."""
 

@@ -8,6 +8,7 @@ from rolloutbench.analysis.metrics import (
     PREDICTION_METRICS,
     TRAINING_METRICS,
     describe,
+    in_words,
     untuned,
 )
 
@@ -39,6 +40,9 @@ def test_tuned_metrics_say_so():
     assert (tuned.sign, tuned.unit) == (plain.sign, plain.unit)
     assert describe("tuned_rate").label.startswith("factor of the learning rate")
     assert untuned("tuned_cosine") == untuned("cosine") == "cosine"
+    assert in_words("tuned_cosine") == "cosine at own best rates"
+    assert in_words("cosine") == "cosine"
+    assert in_words("tuned_rate") == "own best rate"
 
 
 @pytest.mark.parametrize(

@@ -507,6 +507,9 @@ def test_everybody_is_judged_at_its_own_learning_rate(trained, base):
     level = summary[summary.allocator == "dapo"].set_index("metric").estimate["tuned_seconds_to_90"]
     priced = ok("show rates --price-per-gpu-hour 3 -a dapo -c 'money to 90%' --format csv").out
     assert float(priced.splitlines()[1].split(",")[1].split()[0]) == round(level * 3 * 64 / 3600)
+    for command in ("show rates", "compare"):
+        free = run(f"{command} --price-per-gpu-hour 0")
+        assert "'--price-per-gpu-hour': '0': Input should be greater than 0" in free.err
     refused = run(f"show {base[1]} --price-per-gpu-hour 3")
     assert "--price-per-gpu-hour 3: only training runs take time" in refused.err
     same = curves[(curves.rate == 1.0) & (curves.allocator == "dapo")].reset_index(drop=True)

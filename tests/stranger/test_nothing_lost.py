@@ -17,6 +17,8 @@ from command_line import run
 from rolloutbench import text
 from rolloutbench.analysis.plotting import panels
 from rolloutbench.cells.store import read_manifest
+from rolloutbench.studies.defaults import DEFAULT_ALLOCATORS, RATE_FACTORS
+from simulators.scenarios import DEFAULT_SCENARIOS
 
 PROGRAM = [sys.executable, "-m", "rolloutbench"]
 SMALL = "compare --snapshot --quick --prompts 8 -s snapshot-u-shaped-v1 --jobs 1"
@@ -301,7 +303,7 @@ def test_a_line_of_100_megabytes_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("compare --replicates 1000000", "replicates=1000000: makes 9,"),
+        ("compare --replicates 1000000", "cells; at most 1,000,000 are expected"),
         ("compare --steps 1000000 --replicates 100000", "roughly"),
         ("train --trainer ppo[learning_rate=1e308]", "learning_rate"),
         ("train --model tiny[learning_rate=1e308]", "learning_rate"),
@@ -323,8 +325,9 @@ def test_what_takes_long_is_said_first(tmp_path, monkeypatch):
 
     monkeypatch.setattr("rolloutbench.studies.carry_out.identify", stop)
     done = run("compare --steps 1000000")
+    cells = (1 + len(DEFAULT_ALLOCATORS) * len(RATE_FACTORS)) * len(DEFAULT_SCENARIOS)
     assert done.code == 130
-    assert done.err.startswith("rolloutbench: note: 148 cells, roughly ")
+    assert done.err.startswith(f"rolloutbench: note: {cells} cells, roughly ")
     assert " of one core; Ctrl-C keeps what is done\n" in done.err
 
 

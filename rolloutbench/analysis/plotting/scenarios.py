@@ -100,8 +100,8 @@ def heat_map(summary: pd.DataFrame, metric: str, conditions: str) -> Figure:
 def ranking(ranks: pd.DataFrame, critical_difference: float, conditions: str) -> Figure:
     """Mean ranks over scenarios, 1 the best: columns allocator and mean_rank, as `across_scenarios` gives.
 
-    Bars reach half the critical difference of Nemenyi's test to both sides, so two allocators differ
-    where their bars do not overlap. Demsar 2006.
+    Bars reach half the critical difference of Nemenyi's test to both sides, as far as there are ranks, so
+    two allocators differ where their bars do not overlap. Demsar 2006.
     """
     ranks = ranks.sort_values("mean_rank", kind="stable")
     names = [str(name) for name in ranks.allocator]
@@ -115,20 +115,21 @@ def ranking(ranks: pd.DataFrame, critical_difference: float, conditions: str) ->
         for place, (name, rank) in enumerate(zip(names, mean, strict=True)):
             style = look[name]
             axes.plot([rank - half, rank + half], [place, place], color=style.color, lw=2.5, alpha=0.4)
-            axes.plot(rank, place, color=style.color, marker=style.marker, ls="")
+            axes.plot(rank, place, color=style.color, marker=style.marker, ls="", clip_on=False)
         if BASELINE in names:
             axes.vlines(
                 mean[names.index(BASELINE)], -0.5, len(names) - 0.4, color="0.6", lw=0.8, ls=":", zorder=0
             )
         if np.isfinite(critical_difference):
-            start, above = mean.min() - half, -1.2
+            start, above = 1, -1.2
             axes.errorbar(start + half, above, xerr=half, color="black", lw=0.8, capsize=2)
             axes.annotate(
-                f"critical difference {critical_difference:.2f}", (start + 2 * half, above), (4, 0),
-                textcoords="offset points", va="center", fontsize=7,
+                f"critical difference {critical_difference:.2f}", (start, above), (0, 3),
+                textcoords="offset points", va="bottom", fontsize=7,
             )  # fmt: skip
         axes.set_yticks(range(len(names)), labels)
         axes.set_ylim(len(names) - 0.4, -1.9)
+        axes.set_xlim(1, max(len(names), 2))
         ticks = MaxNLocator(integer=True, steps=[1, 2, 5, 10]).tick_values(1, len(names))
         axes.set_xticks([1, *(tick for tick in ticks if np.diff(ticks)[0] / 2 + 1 < tick <= len(names))])
         axes.set_xlabel("mean rank over scenarios (1 is best)")

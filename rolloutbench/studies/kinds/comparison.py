@@ -18,6 +18,7 @@ from rolloutbench.studies.description import (
     AllocatorField,
     Description,
     Flag,
+    PriceField,
     RateField,
     choose,
     choose_scenarios,
@@ -58,7 +59,7 @@ class Comparison(Description):
             min_length=1,
             description="Repeatable; see `list allocator`, or `all`. `uniform` is always in.",
         ),
-        Flag("--allocator", "-a", metavar="SPEC", default="a dozen methods and controls"),
+        Flag("--allocator", "-a", metavar="SPEC", default=", ".join(DEFAULT_ALLOCATORS)),
     ] = None
     optimizer: Annotated[
         str | None,
@@ -117,10 +118,8 @@ class Comparison(Description):
         Flag(default="area_over_rollouts, or snr for snapshots"),
     ] = None
     price_per_gpu_hour: Annotated[
-        float | None,
+        PriceField,
         Field(
-            gt=0,
-            lt=1e6,
             description=f"Training runs: show what 90% of the gain costs on the {GPUS} GPUs of the clock.",
         ),
         Flag(metavar="PRICE"),

@@ -141,7 +141,7 @@ class LearningResults(Results):
             yield f"heat_map_{untuned(metric)}", partial(scenarios.heat_map, self.summary, metric, said)
         yield "profiles", partial(scenarios.profiles, self.values, self.sort, said)
         apart = float(self.ranking.critical_difference.iloc[0])
-        yield "ranking", partial(scenarios.ranking, self.ranking, apart, f"{said}, by {self.sort}")
+        yield "ranking", partial(scenarios.ranking, self.ranking, apart, f"{said}, by {untuned(self.sort)}")
 
     def pictures(self, scenario: str, listed: Listed) -> Iterator[Picture]:
         """Accuracy, its difference to uniform's, what became of rollouts, and who got them."""
@@ -220,7 +220,7 @@ class LearningResults(Results):
             shown.append(tables.across_scenarios(self.ranking, self.ranking_caption))
         by_condition = self.by_condition
         if len(by_condition) > 1:
-            shown.append(tables.across_conditions(by_condition, f"by {self.sort}"))
+            shown.append(tables.across_conditions(by_condition, f"by {untuned(self.sort)}"))
         return shown
 
     @property

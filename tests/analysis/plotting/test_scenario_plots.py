@@ -82,6 +82,7 @@ def test_ranking_draws_half_the_critical_difference_to_both_sides():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["uniform", "coba", "dapo"]
     bars = [drawn.get_xdata() for drawn in axes.get_lines() if drawn.get_linewidth() == 2.5]
     np.testing.assert_allclose(bars, [[0.85, 1.65], [1.85, 2.65], [2.1, 2.9]])
+    assert axes.get_xlim() == (1, 3)  # there is no rank beyond
     assert axes.texts[0].get_text() == "critical difference 0.80"
     assert "rank" in axes.get_xlabel()
 

@@ -23,10 +23,9 @@ def test_no_two_methods_look_alike(methods):
     assert {look.marker for look in found.values()} <= set(MARKERS)
 
 
-def test_the_default_study_has_a_colour_for_each_method():
-    methods = {spec.partition("[")[0] for spec in DEFAULT_ALLOCATORS}
-    found = looks(sorted(methods))
-    assert len({look.color for look in found.values()}) == len(methods)
+def test_everybody_in_the_default_study_has_a_look_of_its_own():
+    found = looks(DEFAULT_ALLOCATORS)
+    assert len({(look.color, look.linestyle) for look in found.values()}) == len(DEFAULT_ALLOCATORS)
     assert found["uniform"] == ("#000000", "o", "-")
 
 
