@@ -22,7 +22,7 @@ from real_runs.engines import Engine, engine
 from real_runs.models import LanguageModel, features
 from real_runs.rollouts import Prompt
 from real_runs.settings import RealScenario
-from real_runs.tasks import Problem, Verifier, problems, rewards
+from real_runs.tasks import Problem, Verifier, problems
 from rolloutbench import checkpoint
 from rolloutbench.cells.cell import describe, source_digest
 from rolloutbench.files import Damaged
@@ -143,6 +143,7 @@ def _measurements(scenario: RealScenario, seed: int, cache: Path) -> Path:
         scenario.engine,
         scenario.device,
         scenario.temperature,
+        scenario.rewards.verdict,
     )
     content = [describe([*what, scenario.initial_rollouts, seed]), source_digest("real_runs")]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
@@ -164,5 +165,5 @@ def successes(
         model.decode(tokens[:length]) for tokens, length in zip(sampled.tokens, sampled.lengths, strict=True)
     ]
     raw = verifier.score([of[place] for place in sampled.source], responses)
-    given = rewards(raw, scenario.task.threshold)
-    return np.bincount(sampled.source, given, len(of)).astype(np.int64)
+    judged = scenario.rewards.judge(scenario.task, raw, sampled.lengths)
+    return np.bincount(sampled.source, judged.success, len(of)).astype(np.int64)

@@ -90,8 +90,8 @@ def record(
     bank = ScoreBank(
         prompts=every.prompts,
         steps=every.steps,
-        rewards=every.rewards,
-        raw=np.nan_to_num(every.raw),
+        rewards=every.successes,
+        raw=np.nan_to_num(every.rewards),
         norms=np.concatenate(norms),
         lengths=every.lengths,
         sketches=np.concatenate(sketches),
@@ -128,7 +128,7 @@ def _score(
     run: TrainingRun, prompts: int, rollouts: int, dimensions: int, seed: int
 ) -> tuple[Rollouts, Any, Any]:
     environment = run.environment
-    sampled, _ = environment.sample(np.arange(prompts), np.full(prompts, rollouts))
+    sampled, *_ = environment.sample(np.arange(prompts), np.full(prompts, rollouts))
     texts = [environment.pool.prompts[q] for q in sampled.prompts]
     network, temperature = environment.model.network, run.cell.scenario.temperature
     scores = sketch(network, texts, sampled.tokens, sampled.lengths, temperature, dimensions, seed)

@@ -42,16 +42,17 @@ class Sampled:
 class Rollouts:
     """N verified responses with their rewards.
 
-    `prompts` (N,): ids in the training pool. `tokens`, `lengths`, `logprobs`: as in `Sampled`. `rewards`
-    (N,): 0 or 1. `raw` (N,): what the verifier said. `steps` (N,): when they were sampled.
+    `prompts` (N,): ids in the training pool. `tokens`, `lengths`, `logprobs`: as in `Sampled`. `successes`
+    (N,): 0 or 1. `rewards` (N,): what estimators see; NaN where a response is masked. `steps` (N,): when
+    they were sampled.
     """
 
     prompts: IntArray
     tokens: TokenArray
     lengths: IntArray
     logprobs: LogProbArray
-    rewards: IntArray
-    raw: FloatArray
+    successes: IntArray
+    rewards: FloatArray
     steps: IntArray
 
     @classmethod

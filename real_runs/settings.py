@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 import rolloutbench
 from real_runs.models import ModelChoice
+from real_runs.rewards import Rewards
 from real_runs.tasks import TaskSpec
 from real_runs.tasks.prompted import Prompted
 from rolloutbench.protocol import Budget, NoVerdict
@@ -140,8 +141,9 @@ class RealScenario:
 
     `initial_rollouts` and `evaluation_rollouts`: of each training and held-out prompt before training,
     and of each held-out prompt at an evaluation. They are measurements: nobody pays for them. `probe`:
-    rollouts by which an `oracle` predictor has p measured, unpaid too, so it is an upper bound. `data`:
-    hash of the problems, which a file or another version of a library may change.
+    rollouts by which an `oracle` predictor has p measured, unpaid too, so it is an upper bound. `rewards`:
+    what raw rewards are worth, and which rollouts succeed. `data`: hash of the problems, which a file or
+    another version of a library may change.
     """
 
     task: TaskSpec = "sorting"  # type: ignore[assignment]
@@ -157,6 +159,7 @@ class RealScenario:
     evaluation_rollouts: Annotated[int, Field(ge=8)] = 8
     initial_rollouts: Annotated[int, Field(ge=8)] = 16
     probe: Annotated[int, Field(ge=1)] = 32
+    rewards: Rewards = Rewards()
     data: str = field(default="", repr=False)
     model_name: str = field(default="tiny", compare=False)
 
@@ -176,6 +179,7 @@ class RealScenario:
         asked = f"asked with {self.task.told}, " if isinstance(self.task, Prompted) else ""
         return (
             f"{self.steps} steps of {self.prompts} prompts x {self.group_size} rollouts, {asked}"
+            f"{self.rewards.told}{', ' * bool(self.rewards.told)}"
             f"learning rate {self.trainer.learning_rate:g}, {self.model_name} on {self.device}, "
             f"engine {engines.spec_of(self.engine)}{', trained by TRL' * isinstance(self.trainer, TRL)}"
         )

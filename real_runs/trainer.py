@@ -34,6 +34,7 @@ class Batch:
 
     `rollouts` (N,) and the token ids of their `prompts`; `advantages` (N,); `weights` (N,): what a row's
     token sum counts in the objective; `recorded` (N,): whether its ratio is to the policy that sampled it.
+    `deviations` (B,): standard deviations of the groups' rewards, where these are not 0 and 1 only.
     """
 
     rollouts: Rollouts
@@ -41,6 +42,7 @@ class Batch:
     advantages: FloatArray
     weights: FloatArray
     recorded: BoolArray
+    deviations: FloatArray | None = None
 
     def __getitem__(self, rows: IntArray) -> Batch:
         return Batch(

@@ -318,6 +318,7 @@ class TrainingRun(Run):
             Trainer(model, scenario.trainer, scenario.temperature, self.engine.exact),
             cell.aggregation,
             cell.allocator.reusable,
+            scenario.rewards,
         )
         self.allocator = begin(self.environment, cell.allocator)
 

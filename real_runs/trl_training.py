@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallba
 
 from real_runs.models import PAD, LanguageModel, quiet
 from real_runs.settings import TRL
-from real_runs.tasks import Problem, rewards
+from real_runs.tasks import Problem
 from real_runs.training import MOST_STEPS, STREAM, TRL_FOLDER, Run, TrainingCell
 from rolloutbench import checkpoint
 from rolloutbench.cells.collectors import CountsBySuccess
@@ -170,8 +170,10 @@ class TRLRun(Run):
         def verdicts(completion_ids: Sequence[Sequence[int]], row: Sequence[int], **_: Any) -> list[Any]:
             of: list[Problem] = [train.problems[place] for place in row]
             raw = self.verifier.score(of, [model.decode(ids) for ids in completion_ids])
-            given = rewards(raw, scenario.task.threshold)
-            return [None if np.isnan(r) else float(g) for r, g in zip(raw, given, strict=True)]
+            lengths = np.array([len(ids) for ids in completion_ids])
+            judged = scenario.rewards.judge(scenario.task, raw, lengths)
+            verdicts = zip(judged.unverified, judged.rewards, strict=True)
+            return [None if unverified else float(reward) for unverified, reward in verdicts]
 
         texts = [problem.prompt for problem in train.problems]
         trainer = _Trainer(

@@ -29,8 +29,8 @@ from real_runs.tasks import Problem, Verifier
 from rolloutbench.cells.processes import ignore_interrupts
 from rolloutbench.protocol import FloatArray, InputError
 
-Score: TypeAlias = Callable[[Problem, str], float]
-"""The raw reward in [0, 1] of a response to a problem."""
+Score: TypeAlias = Callable[[Problem, str], float | tuple[float, ...]]
+"""The raw reward in [0, 1] of a response to a problem, or several in the order of their names."""
 
 Timeout: TypeAlias = Annotated[float, Field(gt=0, le=86_400)]
 """Seconds that the verification of one response may take."""
@@ -51,11 +51,18 @@ class PooledVerifier(Verifier):
     `make` is called once in each worker and gives the scoring function, so whatever that needs is imported
     and built there, and on nobody's time. It must be importable by name: a function at the top of a module
     that is not the script, or a `functools.partial` of one. A response whose scoring raises, takes too
-    long, kills its process or gives no number in [0, 1] scores NaN and adds to `failed`.
+    long, kills its process or gives no number in [0, 1] scores NaN and adds to `failed`. `rewards`: how many
+    of them a response gets.
     """
 
-    def __init__(self, make: Callable[[], Score], timeout: float = 5.0, workers: int | None = None) -> None:
-        self.make, self.timeout = make, timeout
+    def __init__(
+        self,
+        make: Callable[[], Score],
+        timeout: float = 5.0,
+        workers: int | None = None,
+        rewards: int = 1,
+    ) -> None:
+        self.make, self.timeout, self.rewards = make, timeout, rewards
         self.workers = workers or min(int(loky.cpu_count()), 8)
         self._pool: list[_Worker] = []
         self._deaths = 0  # of workers that were starting, in a row
@@ -76,13 +83,13 @@ class PooledVerifier(Verifier):
         self._pool.clear()
 
     def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> FloatArray:
-        """Raw rewards (N,) in [0, 1] of responses to problems (both N); NaN where the verifier failed.
+        """Raw rewards in [0, 1] of responses to problems (both N), (N,) or (N, L); NaN where scoring failed.
 
         Raises InputError where the verifier cannot be made, RuntimeError where no worker lives to make it.
         """
         if len(problems) != len(responses):
             raise ValueError(f"{len(responses)} responses to {len(problems)} problems")
-        raw = np.full(len(problems), np.nan)
+        raw = np.full((len(problems), self.rewards), np.nan)
         waiting = deque(range(len(problems)))
         try:
             self._fill()
@@ -93,15 +100,15 @@ class PooledVerifier(Verifier):
                         worker.send(row, problems[row], responses[row], self.timeout)
                 for worker in _due(self._pool):
                     row_or_none = worker.row
-                    score = self._hear_from(worker)
-                    if row_or_none is not None:
-                        raw[row_or_none] = score
+                    scores = self._hear_from(worker)
+                    if row_or_none is not None and len(scores) == self.rewards:
+                        raw[row_or_none] = scores
                 self._fill()
         except BaseException:
             self.__exit__(None, None, None)  # what is under way there belongs to nobody now
             raise
-        self.failed += int(np.isnan(raw).sum())
-        return raw
+        self.failed += int(np.isnan(raw).any(axis=1).sum())
+        return raw[:, 0] if self.rewards == 1 else raw
 
     def _fill(self) -> None:
         """Start as many workers as there should be; the dead are replaced."""
@@ -112,21 +119,21 @@ class PooledVerifier(Verifier):
         while len(self._pool) < self.workers:
             self._pool.append(_Worker(self.make, self.timeout))
 
-    def _hear_from(self, worker: _Worker) -> float:
-        """Receive a worker's score; NaN where it has none, is dead or late, and must be replaced."""
+    def _hear_from(self, worker: _Worker) -> Sequence[float]:
+        """Receive a worker's scores; none where it has none, is dead or late, and must be replaced."""
         try:
             if not worker.connection.poll():
                 raise TimeoutError
             said = worker.connection.recv()
         except (EOFError, OSError):
             self._drop(worker)
-            return math.nan
+            return []
         if isinstance(said, Exception):
             raise said
         if not worker.ready:
             worker.ready, self._deaths = True, 0
         worker.row, worker.deadline = None, math.inf
-        return float(said)
+        return list(said)
 
     def _drop(self, worker: _Worker) -> None:
         worker.end()
@@ -188,22 +195,24 @@ def _work(make: Callable[[], Score], timeout: float, connection: Connection) -> 
         except Exception as error:
             connection.send(RuntimeError(f"a verifier cannot be made: {type(error).__name__}: {error}"))
             return
-        connection.send(0.0)
+        connection.send([])
         while True:
             problem, response = connection.recv()
             # Killed by the system, wherever it hangs, when there is nobody left to do it.
             signal.setitimer(signal.ITIMER_REAL, 3 * timeout)
-            raw = _number(score, problem, response)
+            raw = _numbers(score, problem, response)
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send(raw)
 
 
-def _number(score: Score, problem: Problem, response: str) -> float:
+def _numbers(score: Score, problem: Problem, response: str) -> list[float]:
+    """Scores of a response; none unless all are numbers in [0, 1]."""
     try:
-        raw = float(score(problem, response))
+        given = score(problem, response)
+        raw = [float(one) for one in (given if isinstance(given, tuple) else (given,))]
     except Exception:
-        return math.nan
-    return raw if 0 <= raw <= 1 else math.nan
+        return []
+    return raw if all(0 <= one <= 1 for one in raw) else []
 
 
 def _bound_memory() -> None:

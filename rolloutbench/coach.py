@@ -53,6 +53,7 @@ from rolloutbench.protocol import (
     State,
     TrainerAggregation,
 )
+from rolloutbench.rewards import advantages_of, judge
 
 T = TypeVar("T")
 
@@ -226,17 +227,15 @@ class Coach(Host, Generic[T]):
         verdict = told if success is None else np.asarray(success, dtype=np.float64).ravel()
         of = ask.each if prompts is None else np.asarray(prompts, dtype=np.int64).ravel()
         _check_told(ask, of, told, verdict, len(rollouts))
-        unverified = np.isnan(told) | np.isnan(verdict)
-        good = ~unverified & (verdict > self.threshold)
-        lost = unverified & (self.no_verdict == "drop")
-        told = np.where(unverified, np.nan if self.no_verdict == "mask" else 0.0, told)
+        judged = judge(told, verdict, self.threshold, self.no_verdict)
+        lost = judged.lost
         assert self._open is not None
         assert self._open.request is not None
-        outcomes = _outcomes(self._open.request, of, good, lost)
-        keys = self._held.add(of[~lost], good[~lost], self.step)
+        outcomes = _outcomes(self._open.request, of, judged.success, lost)
+        keys = self._held.add(of[~lost], judged.success[~lost], self.step)
         for key, place in zip(keys.tolist(), np.flatnonzero(~lost).tolist(), strict=True):
-            self._rollouts[key], self._rewards[key] = rollouts[place], float(told[place])
-        self.unverified += int(unverified.sum())
+            self._rollouts[key], self._rewards[key] = rollouts[place], float(judged.rewards[place])
+        self.unverified += int(judged.unverified.sum())
         self.undelivered += int(ask.counts.sum()) - len(of)
         self._open.deliver(outcomes)
 
@@ -384,7 +383,12 @@ class Coach(Host, Generic[T]):
             )
         rewards = self._rewards_of(rows)
         self._value = partial(
-            self._advantages, groups, column=column, extra=extra, joined=joined[: len(extra)]
+            advantages_of,
+            self.setting.estimator,
+            groups,
+            column=column,
+            extra=extra,
+            joined=joined[: len(extra)],
         )
         prompts, sizes = groups.prompts[0], groups.sizes[0]
         return Batch(
@@ -404,30 +408,6 @@ class Coach(Host, Generic[T]):
 
     def _rewards_of(self, rows: IntArray) -> FloatArray:
         return np.array([self._rewards[key] for key in rows[:, KEY].tolist()], dtype=np.float64)
-
-    def _advantages(
-        self, groups: Groups, rewards: FloatArray, column: IntArray, extra: FloatArray, joined: IntArray
-    ) -> FloatArray:
-        """Advantages (N,) of rows with `rewards` (N,) in groups `column` (N,).
-
-        `extra` (M,) are rewards that enter the statistics of the groups `joined` (M,) only. A masked row,
-        whose reward is NaN, counts as 0 there, and has no gradient.
-        """
-        known = np.nan_to_num(rewards)
-        advantages = np.zeros(len(rewards))
-        order = np.argsort(column, kind="stable")
-        starts = np.flatnonzero(np.diff(column[order], prepend=-1))
-        for rows in np.split(order, starts[1:]) if len(order) else []:  # one group after another
-            here = column[rows[0]]
-            others = extra[joined == here]
-            given = np.nan if groups.baseline is None else groups.baseline[0, here]
-            if not np.isnan(given):
-                advantages[rows] = known[rows] - given
-            elif len(rows) + len(others) >= self.setting.estimator.minimum:
-                members = np.concatenate([known[rows], others])
-                all_of_them = self.setting.estimator.of_rewards(members, np.ones(len(members)))
-                advantages[rows] = all_of_them[: len(rows)]
-        return np.where(np.isnan(rewards), 0.0, advantages)
 
 
 def _check_told(ask: Ask, of: IntArray, told: FloatArray, verdict: FloatArray, rollouts: int) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self, TypeAlias
 import numpy as np
 from pydantic import BeforeValidator
 
-from rolloutbench.protocol import FloatArray, InputError, IntArray
+from rolloutbench.protocol import FloatArray, InputError
 from rolloutbench.registry import Registry
 
 ASCII = "\n" + "".join(map(chr, range(ord(" "), ord("~") + 1)))
@@ -35,6 +35,8 @@ class Problem:
     """What else the task's own verifier needs."""
     alternatives: tuple[str, ...] = ()
     """Other answers that are as right."""
+    tests: tuple[str, ...] = ()
+    """Programs that the code of a response must pass."""
     messages: Messages = ()
     """The conversation that `prompt` is the plain form of, if it is one."""
 
@@ -67,7 +69,10 @@ class Verifier:
         """Give up the processes that are held."""
 
     def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> FloatArray:
-        """Raw rewards (N,) in [0, 1] of responses to problems (both N); NaN where the verifier failed."""
+        """Raw rewards in [0, 1] of responses to problems (both N); NaN where the verifier failed.
+
+        (N,) of a task with one reward, (N, L) in the order of its `reward_names` of one with several.
+        """
         raise NotImplementedError
 
 
@@ -80,9 +85,14 @@ class Task(ABC):
     max_new_tokens: int
     """Number of tokens at which responses are cut."""
     threshold: float
-    """Raw reward from which on the reward is 1."""
+    """Raw reward from which on a response is a success, unless a study says otherwise."""
     stop: Sequence[str] = ()
     """Strings at which a response ends; what is verified stands before them."""
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Names of the rewards that its verifier gives; the first is what `threshold` is of."""
+        return ("score",)
 
     @property
     def alphabet(self) -> str:
@@ -110,20 +120,18 @@ class Task(ABC):
         )
 
 
-def rewards(raw: FloatArray, threshold: float) -> IntArray:
-    """Rewards 0 or 1 (N,) of raw rewards (N,): 1 at or above the threshold. NaN, a failed verifier, is 0."""
-    return (raw >= threshold).astype(np.int64)
-
-
 def problems(task: Task, seed: int) -> tuple[list[Problem], list[Problem]]:
     """Training pool and held-out problems: the same for all allocators and replicates of a study."""
     return task.problems(np.random.SeedSequence(seed, spawn_key=(0,)))
 
 
 def digest(train: Sequence[Problem], held_out: Sequence[Problem]) -> str:
-    """A hash of what the prompts and answers are."""
+    """A hash of what the prompts, answers and tests are."""
     texts = [
-        [[problem.prompt, problem.answer, *problem.alternatives, *problem.messages] for problem in part]
+        [
+            [problem.prompt, problem.answer, *problem.alternatives, *problem.messages, *problem.tests]
+            for problem in part
+        ]
         for part in (train, held_out)
     ]
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:32]
@@ -136,6 +144,7 @@ tasks: Registry[Task] = Registry(
         "sorting": "real_runs.tasks.sorting:Sorting",
         "reasoning_gym": "real_runs.tasks.reasoning_gym:ReasoningGym",
         "jsonl": "real_runs.tasks.jsonl:JsonLines",
+        "code": "real_runs.tasks.code:Code",
     },
     group="rolloutbench.tasks",
 )

@@ -52,6 +52,11 @@ class Prompted(Task):
         object.__setattr__(self, "threshold", self.of.threshold)
 
     @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Names of the other task's rewards."""
+        return self.of.reward_names
+
+    @property
     def alphabet(self) -> str:
         """Characters of the other task's prompts and answers, and of what is put around them."""
         more = self.template.replace(PROMPT, "").replace(ANSWER, "") + self._after + self.system + "\n"
@@ -158,7 +163,7 @@ class _Before(Verifier):
         self._inner.__exit__(kind, error, trace)
 
     def score(self, problems: Sequence[Problem], responses: Sequence[str]) -> FloatArray:
-        """Raw rewards (N,) of responses to problems (both N)."""
+        """Raw rewards of responses to problems (both N), as the other verifier gives them."""
         given = [problem.given if isinstance(problem, _Asked) else problem for problem in problems]
         scored = self._inner.score(given, [before(self._stop, response) for response in responses])
         self.failed = self._inner.failed

@@ -2,8 +2,9 @@
 
 The prompt is the question and a line break, after one of the library's own instructions where one is asked
 for. The answer that is scored is what stands in the last `<answer>...</answer>` of a response, the form
-that those instructions ask for, or all of a response that has no such tags. The raw reward is what the
-dataset's own `score_answer` says, which for many datasets gives part marks: hence the threshold.
+that those instructions ask for, or all of a response that has no such tags. Its `score` is what the dataset's
+own `score_answer` says, which for many datasets gives part marks: hence the threshold. Its `format` is 1
+where a response has the tags.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class ReasoningGym(Task):
     timeout: Timeout = 5.0
     workers: Workers = None
 
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Names of its rewards: what the dataset gives an answer, and whether that stands in its tags."""
+        return "score", "format"
+
     def problems(self, seed: np.random.SeedSequence) -> tuple[list[Problem], list[Problem]]:
         """Training pool and held-out problems, all questions different.
 
@@ -72,7 +78,10 @@ class ReasoningGym(Task):
         """Make the verifier of the dataset's own scores. Raises InputError where the dataset is unknown."""
         _dataset(self.dataset, self.difficulty)  # here, where it is a line, not a process that ends
         return PooledVerifier(
-            functools.partial(scores, self.dataset, self.difficulty), self.timeout, self.workers
+            functools.partial(scores, self.dataset, self.difficulty),
+            self.timeout,
+            self.workers,
+            len(self.reward_names),
         )
 
     def _make(self, rng: np.random.Generator, count: int) -> Iterator[Problem]:
@@ -90,9 +99,10 @@ def scores(dataset: str, difficulty: int | None) -> Score:
     source = _dataset(dataset, difficulty)
     extract = need("reasoning_gym.utils", "tasks").extract_answer
 
-    def score(problem: Problem, response: str) -> float:
+    def score(problem: Problem, response: str) -> tuple[float, float]:
         answer = extract(response)
-        return float(source.score_answer(response.strip() if answer is None else answer, problem.entry))
+        given = source.score_answer(response.strip() if answer is None else answer, problem.entry)
+        return float(given), float(answer is not None)
 
     return score
 

@@ -156,8 +156,8 @@ def test_requests_with_holes_and_repeats():
     assert np.bincount(held.prompts, minlength=10)[[4, 7, 9]].tolist() == [5, 0, 40]
     for prompt in (4, 9):
         asked = outcomes.prompts[0] == prompt
-        assert outcomes.successes[0][asked].sum() == held.rewards[held.prompts == prompt].sum()
-    assert outcomes.successes[0, 0] == held.rewards[:3].sum()
+        assert outcomes.successes[0][asked].sum() == held.successes[held.prompts == prompt].sum()
+    assert outcomes.successes[0, 0] == held.successes[:3].sum()
     nothing = paid(run, Request(np.array([[4, 5]]), np.array([[0, 0]])))
     assert nothing.successes.tolist() == [[0, 0]]
 
@@ -189,13 +189,15 @@ def test_a_verifier_that_fails(no_verdict, aggregation):
     rollouts, by_hand = seen[0][0], np.zeros(POOL)
     before = run.seen[0][0]
     rows = np.arange(len(rollouts))
-    members = ~np.isnan(rollouts.raw) if no_verdict == "drop" else rows >= 0
+    verified = rows % 2 == 1
+    assert (np.isnan(rollouts.rewards) == (~verified & (no_verdict == "mask"))).all()
+    members = verified if no_verdict == "drop" else rows >= 0
     for q in np.unique(rollouts.prompts):
         group = np.flatnonzero((rollouts.prompts == q) & members)
-        reward = np.nan_to_num(rollouts.raw[group])
+        reward = rollouts.tokens[group, 0] * verified[group]
         advantage = reward - reward.mean()
         if no_verdict == "mask":
-            advantage = advantage * ~np.isnan(rollouts.raw[group])
+            advantage = advantage * verified[group]
         share = 1 / (8 * len(group)) if aggregation == "prompt" else 1 / members.sum()
         score = rollouts.tokens[group, 0] - special.expit(before[q])
         by_hand[q] = share * (advantage * score).sum()

@@ -167,8 +167,10 @@ def test_reasoning_gym():
     with task.verifier() as verifier:
         raw = verifier.score(pool[:4], said)
         assert verifier.failed == 0
-    assert (raw[:2] == 1).all()
-    assert (raw[2:] < 1).all()
+    assert task.reward_names == ("score", "format")
+    assert (raw[:2, 0] == 1).all()
+    assert (raw[2:, 0] < 1).all()
+    assert raw[:, 1].tolist() == [0, 1, 0, 0]
 
 
 def test_an_instruction_goes_before_the_question():
@@ -191,8 +193,8 @@ def test_numbers_are_scored_as_the_dataset_says():
     task = tasks.create("reasoning_gym[dataset=bitwise_arithmetic,pool_size=1,held_out=1]")
     (problem,), _ = task.problems(SEED)
     score = scores(task.dataset, task.difficulty)
-    assert score(problem, hex(int(problem.answer, 16)).upper().replace("X", "x")) == 1
-    assert score(problem, hex(int(problem.answer, 16) + 1)) < 1
+    assert score(problem, hex(int(problem.answer, 16)).upper().replace("X", "x")) == (1, 0)
+    assert score(problem, hex(int(problem.answer, 16) + 1))[0] < 1
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def rows_by_hand(run, rollouts, estimator, aggregation, sizes=SIZES, weighting=W
     grouped = {q: [row for row in range(len(rollouts)) if rollouts.prompts[row] == q] for q in of}
     rows = []
     for q, members in grouped.items():
-        rewards = tuple(int(rollouts.rewards[row]) for row in members)
+        rewards = tuple(int(rollouts.successes[row]) for row in members)
         if baseline is not None and q in baseline:
             advantages = [reward - baseline[q] for reward in rewards]
         elif len(members) >= MINIMUM[estimator]:
@@ -296,13 +296,13 @@ def test_a_stored_success_joins_its_group(option, aggregation):
     reused = Reuse(np.array([[1, 0]]), np.array([[1, 0]]), option)
     groups = Groups(outcomes.prompts, outcomes.successes, np.array([[3, 2]]), np.ones((1, 2)), reused=reused)
     failures = np.flatnonzero(fresh.prompts == 0)[:3]
-    newest = np.flatnonzero((first.prompts == 0) & (first.rewards == 1))[-1:]
+    newest = np.flatnonzero((first.prompts == 0) & (first.successes == 1))[-1:]
     trained = Rollouts.joined([fresh[failures], first[newest], fresh[np.flatnonzero(fresh.prompts == 1)]])
     counted = np.ones(len(trained), bool)
     counted[3] = option != "II"
     share = {"prompt": 1 / 2, "rollout": 1 / 7, "token": 1 / int(trained.lengths[counted].sum())}[aggregation]
     advantages = advantages_of("dr_grpo", (0, 0, 0, 1))
-    advantages += advantages_of("dr_grpo", tuple(trained.rewards[4:].tolist()))
+    advantages += advantages_of("dr_grpo", tuple(trained.successes[4:].tolist()))
     rows = []
     for row in np.flatnonzero(counted):
         length = trained.lengths[row]

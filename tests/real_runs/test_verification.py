@@ -13,7 +13,7 @@ sys.path.insert(0, str(HERE))  # workers are given this process's path
 
 import verifiers  # noqa: E402
 
-from real_runs.tasks import Problem, rewards  # noqa: E402
+from real_runs.tasks import Problem  # noqa: E402
 from real_runs.verification import PooledVerifier  # noqa: E402
 from rolloutbench.protocol import InputError  # noqa: E402
 
@@ -185,8 +185,9 @@ def test_a_hanging_worker_ends_when_its_parent_was_killed(tmp_path):
     assert eventually(lambda: not alive(pid), 3 * 1.0 + 5)
 
 
-def test_rewards():
-    raw = np.array([0, 0.5, 0.7, 1.0, np.nan])
-    np.testing.assert_array_equal(rewards(raw, 1.0), [0, 0, 0, 1, 0])
-    np.testing.assert_array_equal(rewards(raw, 0.5), [0, 1, 1, 1, 0])
-    assert rewards(raw, 0.5).dtype == np.int64
+def test_several_rewards_of_a_response():
+    """All of a response or nothing: a reward that is missing or no number in [0, 1] is no verdict."""
+    with PooledVerifier(verifiers.several, timeout=5.0, workers=1, rewards=2) as pool:
+        raw = pool.score([ANY] * 4, ["0.5 1", "0.5", "0 2", "1 0.25"])
+        assert pool.failed == 2
+    np.testing.assert_array_equal(raw, [[0.5, 1], [np.nan] * 2, [np.nan] * 2, [1, 0.25]])

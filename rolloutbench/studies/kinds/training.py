@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from real_runs.models import default_cache, models
+from real_runs.rewards import Rewards
 from real_runs.settings import TRL, VLLM, RealScenario, engines, trainers
 from real_runs.tasks import Task, digest, problems, tasks
 from real_runs.tasks.prompted import PROMPT, Prompted
@@ -145,7 +147,15 @@ class TrainingStudy(Study):
     def _measured(self) -> str:
         """A digest of what the pass rates before training depend on: another study has others."""
         made = self.scenario
-        what = [made.task, made.data, made.model, made.engine, made.device, made.temperature]
+        what = [
+            made.task,
+            made.data,
+            made.model,
+            made.engine,
+            made.device,
+            made.temperature,
+            made.rewards.verdict,
+        ]
         said = describe([*what, made.initial_rollouts, self.seed])
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -166,6 +176,18 @@ class TrainingStudy(Study):
                 "pool_size": getattr(scenario.task, "pool_size", None),
             },
         }
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    """Name and weight of `NAME` or `NAME=WEIGHT`."""
+    name, given, weight = (part.strip() for part in text.partition("="))
+    try:
+        number = float(weight) if given else 1.0
+    except ValueError:
+        number = math.nan
+    if not abs(number) < 1e6:  # nor is it NaN
+        raise InputError(f"'{text}': NAME or NAME=WEIGHT is expected, with a number below a million")
+    return name, number
 
 
 def _measured(path: Path) -> str | None:
@@ -276,6 +298,36 @@ class Training(Description):
         int,
         Field(ge=8, le=10_000, description="Rollouts of each prompt before training; unpaid."),
     ] = 16
+    rewards: Annotated[
+        list[str] | None,
+        Field(
+            description="Repeatable; a reward of the task's verifier, or `NAME=WEIGHT`: estimators see the "
+            "weighted sum."
+        ),
+        Flag("--reward", metavar="NAME", default="1 for a success, 0 otherwise"),
+    ] = None
+    success: Annotated[
+        str | None,
+        Field(description="Name of the reward that says whether a rollout succeeded: above --threshold."),
+        Flag(metavar="NAME", default="the task's rule; with --threshold the reward itself"),
+    ] = None
+    threshold: Annotated[
+        float | None,
+        Field(gt=-1e6, lt=1e6, description="A rollout succeeded where its reward is above it."),
+        Flag(default="the task's rule; with --success 0.5"),
+    ] = None
+    overlong_buffer: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="Tokens before the longest response in which rewards fall: DAPO's soft overlong "
+            "punishment.",
+        ),
+    ] = 0
+    overlong_penalty: Annotated[
+        float, Field(ge=0, le=1e6, description="What a reward has fallen by at the end of that buffer.")
+    ] = 1.0
     probe: Annotated[
         int,
         Field(ge=1, le=10_000, description="Unpaid rollouts by which an `oracle` predictor has p measured."),
@@ -329,6 +381,7 @@ class Training(Description):
             trainer=trainer,
             device=self._device,
             group_size=self._group_size(),
+            rewards=self._rewards(task),
             **{name: getattr(self, name) for name in self.passed_on},
         )
         rates = tuple(sorted({1.0, *(self.learning_rates or [])}))
@@ -367,6 +420,11 @@ class Training(Description):
             )
         if isinstance(scenario.trainer, TRL):
             need("trl", "trl")
+            if scenario.rewards.raw:
+                option = "rewards" if self.rewards else "overlong_buffer"
+                raise InputError(
+                    f"{self.where(option)}: trainer trl learns from successes here; ppo is expected"
+                )
             if vllm:
                 raise InputError(
                     f"{self.where('engine')} {self.engine}: trainer trl samples by itself, with transformers"
@@ -394,6 +452,22 @@ class Training(Description):
         with self.named("template"):
             stop = tuple(self.stop or ())
             return Prompted(task, self.template or PROMPT, self.system or "", self.shots, stop)
+
+    def _rewards(self, task: Task) -> Rewards:
+        """What raw rewards of the task are worth. Raises InputError where it has none of that name."""
+        with self.named("rewards"):
+            weights = tuple(map(_weighted, self.rewards or []))
+            names = [name for name, _ in weights]
+            for place, name in enumerate(names):
+                if name in names[:place]:
+                    raise InputError(f"'{name}' is given twice")
+            Rewards(weights).check(task)
+        with self.named("success"):
+            Rewards(success=self.success).check(task)
+        made = Rewards(weights, self.success, self.threshold, self.overlong_buffer, self.overlong_penalty)
+        with self.named("overlong_buffer"):
+            made.check(task)
+        return made
 
     def _group_size(self) -> int:
         if self.budget is None:
