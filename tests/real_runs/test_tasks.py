@@ -43,7 +43,8 @@ def check_split(task, pool_size, held_out):
 
 
 def test_every_task_is_described():
-    assert {entry.name for entry in tasks.describe()} == {"sorting", "reasoning_gym", "jsonl", "addition"}
+    known = {"sorting", "reasoning_gym", "jsonl", "addition", "code"}
+    assert {entry.name for entry in tasks.describe()} == known
 
 
 # sorting
