@@ -126,7 +126,7 @@ class TRL(ClippedPolicyGradient):
         except PackageNotFoundError:
             known = "none"
         digest = hashlib.sha256()
-        for name in ("coach.py", "integrations/trl.py"):
+        for name in ("coach.py", "integrations/trl.py", "rewards.py"):
             digest.update(Path(rolloutbench.__path__[0], name).read_bytes())
         object.__setattr__(self, "release", f"{known} {digest.hexdigest()[:16]}")
 

@@ -354,7 +354,7 @@ _WHAT_BECAME_OF_ROLLOUTS = (
     Metric(
         "mean_reward",
         "mean reward of generated rollouts",
-        "share of generated",
+        "reward",
         None,
         "not comparable between allocators: who asks more of hard prompts sees fewer successes",
         Ratio("rewarded", "rollouts"),
