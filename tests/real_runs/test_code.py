@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -43,6 +45,14 @@ def left_behind(tmp_path, monkeypatch):
     copy.write_bytes(Path(sandbox.confined.__file__).read_bytes())
     monkeypatch.setattr(sandbox.confined, "__file__", str(copy))
     return lambda: running(str(copy))
+
+
+def eventually_none(left):
+    """Whether within some seconds no process is left."""
+    end = time.monotonic() + 60
+    while left() and time.monotonic() < end:
+        time.sleep(0.05)
+    return left() == []
 
 
 def running(name):
@@ -129,10 +139,7 @@ def test_hostile_programs_harm_nobody(kind, name, left_behind):
     found = run(HOSTILE[name], ["assert True"], kind, seconds=1, memory=256)
     assert found == Verdict(False, (False,))
     assert run("x = 1", ["assert x == 1"], kind) == Verdict(True, (True,))
-    end = time.monotonic() + 10
-    while left_behind() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert left_behind() == []
+    assert eventually_none(left_behind)
 
 
 REFUSED = """
@@ -203,7 +210,24 @@ def test_a_test_that_hangs_costs_those_after_it(kind):
 def test_a_sleeper_is_killed_by_the_clock(kind, monkeypatch, left_behind):
     monkeypatch.setattr(sandbox, "WAITING", (1, 1))
     assert run("import time\ntime.sleep(600)", ["assert True"], kind, seconds=1) == Verdict(False, (False,))
-    assert left_behind() == []
+    assert eventually_none(left_behind)
+
+
+def test_it_dies_with_who_started_it(kind, left_behind):
+    """Killed without a word, the starter leaves nobody."""
+    name = sandbox.confined.__file__
+    script = (
+        "import sys; from real_runs import sandbox; sandbox.confined.__file__ = sys.argv[1]; "
+        "sandbox.run('import time; time.sleep(600)', [], sys.argv[2])"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", script, name, kind])
+    end = time.monotonic() + 60
+    while len(left_behind()) < 2 and time.monotonic() < end:  # the starter names it too
+        time.sleep(0.05)
+    assert len(left_behind()) >= 2
+    starter.kill()
+    starter.wait()
+    assert eventually_none(left_behind)
 
 
 def test_threads_are_allowed(kind):
