@@ -15,7 +15,8 @@ from paper_figures.selection import STUDY, counts
 from paper_figures.series import by_success, exact, median_seconds, rows
 from paper_figures.sources import Redrawn, Sources, as_published, published
 from rolloutbench.allocators.coba import CoBA
-from rolloutbench.analysis.plotting.style import COLUMN, DASHED, Style
+from rolloutbench.analysis.pictures import COLUMN
+from rolloutbench.analysis.plotting.style import DASHED, Style
 from rolloutbench.cells.collectors import BASELINE
 from rolloutbench.objectives import CoBAValue, Saturating, beta_density
 from rolloutbench.solvers import Problem

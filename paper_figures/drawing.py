@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from rolloutbench.allocators import allocators
-from rolloutbench.analysis.plotting.panels import TICKS, finish, folded_all, legend_below, panel_for_each, say
-from rolloutbench.analysis.plotting.style import WIDE, Look, Style, looks, print_style
+from rolloutbench.analysis.pictures import TICKS, WIDE
+from rolloutbench.analysis.plotting.panels import Captioned, finish, folded_all, legend_below, panel_for_each
+from rolloutbench.analysis.plotting.style import Look, Style, looks, print_style
 from rolloutbench.protocol import FloatArray
 from rolloutbench.registry import Registry
 
@@ -55,8 +55,8 @@ class Layout:
     methods: Registry[Any] = allocators
     marked: Mapping[str, Style] = field(default_factory=dict)
 
-    def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
-        """Draw one panel for each name in the table's column, with the small print `said` above."""
+    def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Captioned:
+        """Draw one panel for each name in the table's column; `said` is the title and the caption's lines."""
         raise NotImplementedError
 
     def looks_of(self, table: pd.DataFrame) -> dict[str, Look]:
@@ -64,16 +64,18 @@ class Layout:
         return looks([str(name) for name in table.series.unique()], self.methods, self.marked)
 
     def _finish(
-        self, figure: Figure, panels: dict[str, Axes], said: Sequence[str], entries: dict[str, Artist]
+        self, figure: Captioned, panels: dict[str, Axes], said: Sequence[str], entries: dict[str, Artist]
     ) -> None:
         x, y = (label if isinstance(label, str) else "" for label in (self.x, self.y))
-        finish(figure, panels, x, y, "", self.columns)
+        finish(figure, panels, x, y, self.columns)
         for name, axes in panels.items():
             if not isinstance(self.x, str):
                 axes.set_xlabel(self.x[name])
             if not isinstance(self.y, str):
                 axes.set_ylabel(self.y[name])
-        say(figure, *said)
+        title, *caption = said
+        figure.entitle(title)
+        figure.say(*caption)
         legend_below(figure, entries)
 
 
@@ -86,7 +88,7 @@ class Curves(Layout):
 
     same_y: bool = False
 
-    def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
+    def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Captioned:
         """Draw curves, published lines behind ours."""
         with print_style():
             figure, panels = panel_for_each(
@@ -129,7 +131,7 @@ class Rows(Layout):
     band: str = ""
     apart: Callable[[str], bool] | None = None
 
-    def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Figure:
+    def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Captioned:
         """Draw rows, with the series of one row side by side, published ones first."""
         with print_style():
             names = {

@@ -38,7 +38,8 @@ from rolloutbench.text import SPACES, cleaned
 
 if TYPE_CHECKING:
     from jinja2 import Template
-    from matplotlib.figure import Figure
+
+    from rolloutbench.analysis.plotting.panels import Captioned
 
 LEVELS = (1.05, 1.15, 1.4)
 """Ratios to uniform, or their inverses, at which a heat map's colour grows stronger."""
@@ -347,17 +348,17 @@ def _origin(results: Results) -> Iterator[tuple[str, str]]:
 # Figures
 
 
-def _embedded(scenario: str, figure: Figure, title: str, says: str, height: float | None) -> Embedded:
+def _embedded(scenario: str, figure: Captioned, title: str, says: str, height: float | None) -> Embedded:
     """A figure as data. With a height it is made narrow, for a phone.
 
-    Its small print and the scenario's name, which may be long, go into the page.
+    Its caption and the scenario's name, which may be long, go into the page.
     """
     import matplotlib as mpl
 
     from rolloutbench.analysis.plotting.panels import legend_below
     from rolloutbench.analysis.plotting.style import print_style
 
-    note = " ".join(figure.get_suptitle().split()).removeprefix(f"{scenario}. ")
+    note = " ".join(figure.caption.split()).removeprefix(f"{scenario}. ")
     for axes in figure.axes:
         *named, label = axes.get_ylabel().split("\n")
         if "".join(named) == scenario:  # it may be folded
@@ -366,7 +367,6 @@ def _embedded(scenario: str, figure: Figure, title: str, says: str, height: floa
             if axes.get_title(loc=side).replace("\n", "") == scenario:
                 axes.set_title("", loc=side)
     with print_style(), mpl.rc_context({"svg.hashsalt": "rolloutbench"}):
-        figure.suptitle("").set_in_layout(False)
         if height is not None:
             figure.set_size_inches(NARROW, height)
             for legend in list(figure.legends):

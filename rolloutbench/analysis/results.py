@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -21,9 +21,10 @@ import pandas as pd
 from rolloutbench.analysis import tables
 from rolloutbench.analysis.columns import check_columns
 from rolloutbench.analysis.curves import across_scenarios
-from rolloutbench.analysis.metrics import Metric, untuned
-from rolloutbench.analysis.pictures import Listed, Picture
+from rolloutbench.analysis.metrics import Metric, describe, untuned
+from rolloutbench.analysis.pictures import WIDE, Listed, Page, Picture, Plot
 from rolloutbench.analysis.statistics import mean_interval, ratio_interval
+from rolloutbench.analysis.yardsticks import is_yardstick
 from rolloutbench.cells.cell import Part
 from rolloutbench.cells.collectors import BASELINE, REFERENCE
 from rolloutbench.cells.store import Ran, read_manifest
@@ -35,6 +36,9 @@ from rolloutbench.tabular import read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+NARROWEST, WIDEST = 2.5, 20.0
+"""Widths of a figure in inches: type of 7 points needs room."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +144,48 @@ class Results(ABC):
             raise InputError(f"scenario {scenario}: has no table: {nearest(scenario, sheets)}")
         return sheets[scenario]
 
-    def figure(self, name: str) -> Figure:
-        """Draw one of the figures. Raises InputError where there is none of this name."""
-        drawn = dict(self.figures())
-        if name not in drawn:
-            raise InputError(f"figure {name}: there is none: {nearest(name, drawn)}")
-        return drawn[name]()
+    def figure(
+        self,
+        name: str,
+        *,
+        width: float = WIDE,
+        title: bool = True,
+        allocators: Iterable[str] = (),
+        scenarios: Iterable[str] = (),
+    ) -> Figure:
+        """Draw one of the figures, `width` inches wide, with or without its title.
+
+        Of `allocators` (or predictors) and `scenarios` all are shown unless some are named; ranks stay those
+        among all allocators. Raises InputError where there is no figure, allocator or scenario of a name, or
+        the record has not kept the table that the figure is drawn from.
+        """
+        plots = {plot.name: plot for plot in self.figures()}
+        if name not in plots:
+            raise InputError(f"figure {name}: there is none: {nearest(name, plots)}")
+        if not NARROWEST <= width <= WIDEST:
+            raise InputError(f"width={width:g}: {NARROWEST:g} to {WIDEST:g} inches are expected")
+        plot, only, chosen = plots[name], tuple(allocators), list(scenarios)
+        for given in only:
+            if given not in self.members:
+                raise InputError(f"{self.who} {given}: {nearest(given, self.members)}")
+        for given in chosen:
+            if given not in self.shown_scenarios():
+                raise InputError(f"scenario {given}: {nearest(given, self.shown_scenarios())}")
+        if chosen and not plot.by_scenario:
+            raise InputError(f"figure {name}: is of all scenarios at once; no scenario is expected")
+        if lacking := self.lacks_for(plot):
+            raise InputError(self.lacks(lacking))
+        figure = plot.draw(self.page(width, only), chosen or self.shown_scenarios())
+        figure.entitle(plot.title, title)
+        return figure
+
+    def page(self, width: float = WIDE, only: Sequence[str] = ()) -> Page:
+        """A page on which the best methods stand out; yardsticks do last, and uniform always does."""
+        here = self.summary[self.summary.metric == self.sort]
+        wide = here.pivot(index="scenario", columns="allocator", values="estimate")
+        ranks = wide.rank(axis=1, ascending=describe(self.sort).sign < 0).mean()
+        names = [str(name) for name in ranks.sort_values(kind="stable").index if name != BASELINE]
+        return Page(width, tuple(only), (BASELINE, *sorted(names, key=is_yardstick)))
 
     def report(self, path: str | Path) -> Path:
         """Write a page that needs no network, with tables, figures and origin; returns its path."""
@@ -161,9 +201,20 @@ class Results(ABC):
         """One of the files. Raises InputError where it is gone, as large ones may be of a recorded study."""
         path = self.path(name)
         if path is None:
-            command = self.record["command"]
-            raise InputError(f"{self.directory}: has no table '{name}'; {command} makes it anew")
+            raise InputError(self.lacks(f"table '{name}'"))
         return check_columns(name, read_table(path), path)
+
+    def lacks_for(self, plot: Plot) -> str:
+        """What this record has not kept of what a figure is drawn from; empty where it has all."""
+        if not self.has(plot.table):
+            return f"table '{plot.table}'"
+        table = self.read(plot.table)
+        known = set(table.metric) if "metric" in table else set(table.columns)
+        return "" if plot.needs in known else f"{plot.needs} in its table '{plot.table}'"
+
+    def lacks(self, what: str) -> str:
+        """What to say where something of the study is gone."""
+        return f"{self.directory}: has no {what}; {self.record['command']} makes it anew"
 
     def has(self, name: str) -> bool:
         """Whether one of the files is there."""
@@ -191,8 +242,8 @@ class Results(ABC):
         """Write what was measured of the machine: never the same twice, so it stands apart from the data."""
 
     @abstractmethod
-    def figures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
-        """Names of figures, each with what draws it: one that cannot be drawn stops no other."""
+    def figures(self) -> Iterator[Plot]:
+        """The figures that there are of such a study, whether or not this record has their tables."""
 
     @abstractmethod
     def pictures(self, scenario: str, listed: Listed) -> Iterator[Picture]:
@@ -206,7 +257,8 @@ class Results(ABC):
         """Write the figures into `directory`; returns a line for each that could not be drawn."""
         from rolloutbench.analysis.plotting.panels import save_all  # matplotlib takes a second to import
 
-        return save_all(self.figures(), directory)
+        draws = ((plot.name, partial(self.figure, plot.name)) for plot in self.figures())
+        return save_all(draws, directory)
 
     def tables(self) -> list[tables.Sheet]:
         """The tables that are shown of the study, one a scenario."""

@@ -41,6 +41,7 @@ COMMANDS = {
     "train": _Place("training:train", RUN, "Train a language model with each allocator, for real."),
     "record": _Place("training:record", RUN, "Record rewards and gradients of a language model's rollouts."),
     "show": _Place("results:show", LOOK, "Print the tables of a study again."),
+    "plot": _Place("results:plot", LOOK, "Draw a figure of a study for a paper."),
     "report": _Place("results:report", LOOK, "Write a page that can be sent to a colleague."),
     "leaderboard": _Place(
         "results:leaderboard", LOOK, "Write one page on which all studies' allocators stand."

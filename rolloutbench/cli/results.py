@@ -1,4 +1,4 @@
-"""The commands that look at results: `show`, `report`, `leaderboard`, `diff`, `merge`; and a study's end."""
+"""The commands that look at results, `show`, `plot`, `report` and others; and a study's end."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from rolloutbench.analysis import tables
 from rolloutbench.analysis.answer import short_answer
 from rolloutbench.analysis.difference import as_json as difference_as_json
 from rolloutbench.analysis.difference import compare_studies, sheets
+from rolloutbench.analysis.pictures import WIDE
 from rolloutbench.analysis.results import Results
 from rolloutbench.cli.completion import names_of
+from rolloutbench.cli.making import made_directory
 from rolloutbench.cli.messages import say
 from rolloutbench.cli.options import AsJson, Out, Overwrite
 from rolloutbench.errors import InputError
-from rolloutbench.registry import nearest
+from rolloutbench.registry import nearest, split_outside_brackets
 from rolloutbench.studies.carry_out import merge as merge_studies
 from rolloutbench.studies.description import Description, PriceField
 from rolloutbench.studies.kinds import open_results
@@ -35,6 +37,14 @@ class Form(StrEnum):
     markdown = "markdown"
     latex = "latex"
     csv = "csv"
+
+
+class Picture(StrEnum):
+    """Formats in which figures are written."""
+
+    pdf = "pdf"
+    png = "png"
+    svg = "svg"
 
 
 def command_line() -> str:
@@ -88,8 +98,9 @@ def show(
         list[str] | None,
         typer.Option(
             "--allocator",
+            "--allocators",
             "-a",
-            help="Only these rows; repeatable.",
+            help="Only these rows; repeatable, or with commas between them.",
             show_default=False,
             autocompletion=names_of("allocator"),
         ),
@@ -97,7 +108,11 @@ def show(
     column: Annotated[
         list[str] | None,
         typer.Option(
-            "--column", "-c", help="Only these columns, by heading; repeatable.", show_default=False
+            "--column",
+            "--columns",
+            "-c",
+            help="Only these columns, by heading; repeatable, or with commas between them.",
+            show_default=False,
         ),
     ] = None,
     price: Annotated[
@@ -125,7 +140,7 @@ def show(
         return
     if as_json:
         raise InputError("--json: goes with no --format, --allocator or --column: they are of tables")
-    sheets = _chosen(results, allocator or [], column or [])
+    sheets = _chosen(results, _separated(allocator), _separated(column))
     if form == Form.terminal:
         tables.show(tables.console(), sheets)
         return
@@ -153,6 +168,86 @@ def _chosen(results: Results, names: list[str], columns: list[str]) -> list[tabl
         if here or not columns:
             chosen.append(one.only(names, here))
     return chosen
+
+
+def plot(
+    directory: Annotated[Path, typer.Argument(help="Results of `compare`, `predict` or `train`.")],
+    name: Annotated[
+        str | None, typer.Argument(help="The figure. Default: list them.", show_default=False)
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="List what can be drawn, with one line each.")
+    ] = False,
+    width: Annotated[
+        float, typer.Option(help="Inches: a column of print has 3.25 to 3.5, a page 6 to 7.")
+    ] = WIDE,
+    title: Annotated[
+        bool, typer.Option("--title/--no-title", help="With a title above, or for a caption below.")
+    ] = True,
+    allocator: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allocator",
+            "--allocators",
+            "-a",
+            help="Only these, or predictors; repeatable, or with commas between them.",
+            show_default=False,
+            autocompletion=names_of("method"),
+        ),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scenario",
+            "--scenarios",
+            "-s",
+            help="Only these panels; repeatable, or with commas between them.",
+            show_default=False,
+            autocompletion=names_of("scenario"),
+        ),
+    ] = None,
+    form: Annotated[
+        list[Picture] | None,
+        typer.Option("--format", "-f", help="Repeatable.", show_default="pdf"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory for the files.")] = Path(),
+) -> None:
+    """Draw a figure of a study as it goes into a paper, from its record alone.
+
+    Beside the picture lies NAME.txt with the title and what a caption has to say.
+
+    `rolloutbench plot results/learning_default`
+
+    `rolloutbench plot results/learning_default ranking --width 3.3 --no-title -a vip -a mopps`
+    """
+    results = open_results(directory)
+    if name is None or listed:
+        console = tables.console()
+        plots = list(results.figures())
+        longest = max(len(one.name) for one in plots)
+        for one in plots:
+            lacking = results.lacks_for(one)
+            said = f"cannot be drawn: this record has no {lacking}" if lacking else one.title
+            console.print(f"{one.name:{longest}}  {said}", soft_wrap=True, markup=False)
+        return
+    figure = results.figure(
+        name,
+        width=width,
+        title=title,
+        allocators=_separated(allocator),
+        scenarios=_separated(scenario),
+    )
+    from rolloutbench.analysis.plotting.panels import as_file_name, save  # with matplotlib
+
+    with made_directory("--out", out):
+        kinds = dict.fromkeys(form or [Picture.pdf])
+        for path in save(figure, out, as_file_name(name), kinds):
+            tables.console().print(str(path), soft_wrap=True, markup=False)
+
+
+def _separated(given: list[str] | None) -> list[str]:
+    """Names that were given one by one or with commas between them."""
+    return [part for one in given or [] for part in split_outside_brackets(one)]
 
 
 def diff(

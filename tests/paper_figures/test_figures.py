@@ -9,7 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from paper_figures.drawing import COLUMNS, OURS, PUBLISHED
 from paper_figures.gallery import FIGURES, PAPERS, choose, runnable_studies
 from paper_figures.sources import RESULTS, STUDIES, Sources
-from rolloutbench.analysis.plotting.style import COLUMN, WIDE, print_style
+from rolloutbench.analysis.pictures import COLUMN, WIDE
+from rolloutbench.analysis.plotting.style import print_style
 from rolloutbench.cells.store import read_manifest
 
 SOURCES = Sources(quick=True)

@@ -501,7 +501,7 @@ def test_validate_writes_and_prints(studies, real):
     files = {str(path.relative_to(out)) for path in out.rglob("*.*")}
     assert files == {
         *("validation.csv", "validation_allocators.csv", "validation.md"),
-        *("plots/validation.png", "plots/validation.pdf"),
+        *("plots/validation.png", "plots/validation.pdf", "plots/validation.txt"),
     }
     (found,) = pd.read_csv(out / "validation.csv").to_dict("records")
     assert found["verdict"] in done.out

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from rolloutbench.analysis.pictures import PRINT, TICKS, Page
 from rolloutbench.analysis.plotting.panels import (
-    COLUMNS,
-    TICKS,
+    Captioned,
     finish,
     folded_all,
     legend_below,
     panel_for_each,
-    say,
+    row_height,
 )
 from rolloutbench.analysis.plotting.style import print_style
 
@@ -42,13 +41,14 @@ REACH = 2.0
 """The seconds' axis ends at so many times the longest bar: an interval of few seeds may be far wider."""
 
 
-def cost_breakdown(summary: pd.DataFrame, conditions: str) -> Figure:
+def cost_breakdown(summary: pd.DataFrame, conditions: str, page: Page = PRINT) -> Captioned:
     """What became of the generated rollouts: stacked shares of each allocator, one panel a scenario.
 
     The whisker is the 95% interval of the share that was of use or still may be. At a bar's end stand
     the generated rollouts per step.
     """
-    allocators, scenarios = ([str(n) for n in summary[k].unique()] for k in ("allocator", "scenario"))
+    allocators = page.shown(summary.allocator.unique())
+    scenarios = [str(name) for name in summary.scenario.unique()]
     every = pd.MultiIndex.from_product([scenarios, allocators])
 
     def table(column: str) -> pd.DataFrame:
@@ -58,10 +58,12 @@ def cost_breakdown(summary: pd.DataFrame, conditions: str) -> Figure:
     estimate, high = table("estimate"), table("high")
     with print_style():
         long = folded_all(scenarios, TICKS)[1] > 1
-        columns, many = 2 if len(scenarios) <= 4 or long else 3, len(allocators) > 15
-        labels, lines = folded_all(allocators, TICKS)
-        height = 0.6 + (0.11 if many else 0.14) * max(len(allocators), 3) * lines
-        figure, panels = panel_for_each(scenarios, height=height, columns=columns, letters=columns * TICKS)
+        columns = 1 if page.is_narrow else 2 if len(scenarios) <= 4 or long else 3
+        labels, lines = folded_all(allocators, page.letters)
+        height = 0.6 + 0.14 * max(len(allocators), 3) * row_height(lines)
+        figure, panels = panel_for_each(
+            scenarios, height=height, columns=columns, letters=columns * TICKS, width=page.width
+        )
         places = np.arange(len(allocators))
         for number, (scenario, axes) in enumerate(panels.items()):
             here, ends = estimate.xs(scenario), high.xs(scenario)
@@ -76,13 +78,13 @@ def cost_breakdown(summary: pd.DataFrame, conditions: str) -> Figure:
             axes.errorbar(1 - wasted, places, xerr=reach, fmt="none", ecolor="black", elinewidth=0.7)
             bills = zip(here["rollouts_per_step"], ends["rollouts_per_step"], strict=True)
             for place, (rollouts, end) in enumerate(bills):
-                axes.text(1.02, place, _bill(rollouts, end), fontsize=6, va="center")
+                axes.text(1.02, place, _bill(rollouts, end), fontsize=7, va="center")
             axes.annotate(
                 "rollouts\nper step", (1.02, 1.0), xycoords="axes fraction", xytext=(0, 1),
-                textcoords="offset points", fontsize=6, color="0.35",
+                textcoords="offset points", fontsize=7, color="0.35",
             )  # fmt: skip
             named = number % columns == 0
-            axes.set_yticks(places, labels if named else [""] * len(places), fontsize=6 if many else 7)
+            axes.set_yticks(places, labels if named else [""] * len(places))
             axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
             axes.set_ylim(len(allocators) - 0.4, -0.6)
             axes.set_xlim(0, 1)
@@ -90,8 +92,8 @@ def cost_breakdown(summary: pd.DataFrame, conditions: str) -> Figure:
             title = axes.get_title()
             axes.set_title("")
             axes.set_title(title, loc="left", pad=16)  # above the heading of the bills
-        finish(figure, panels, "share of generated rollouts", "", "", columns)
-        say(figure, conditions, "Whisker: 95% interval of the share that was not wasted.")
+        finish(figure, panels, "share of generated rollouts", "", columns)
+        figure.say(conditions, "Whisker: 95% interval of the share that was not wasted.")
         shown = [EFFECTIVE, *(PARTS[part] for part in PARTS if (estimate[part] > 0).any())]
         legend_below(figure, {label: Patch(color=color) for label, color in shown})
     return figure
@@ -104,13 +106,14 @@ def _bill(rollouts: float, high: float) -> str:
     return f"{rollouts:.0f} ±{half:.0f}" if half >= 0.5 else f"{rollouts:.0f}"
 
 
-def seconds_split(summary: pd.DataFrame, conditions: str) -> Figure:
+def seconds_split(summary: pd.DataFrame, conditions: str, page: Page = PRINT) -> Captioned:
     """Measured seconds of a step by phase, stacked, one panel a task.
 
     Whiskers are 95% intervals of their sum, cut off at the panel's rim. At a row's end stand the generated
     tokens per second of generation.
     """
-    allocators, scenarios = ([str(n) for n in summary[k].unique()] for k in ("allocator", "scenario"))
+    allocators = page.shown(summary.allocator.unique())
+    scenarios = [str(name) for name in summary.scenario.unique()]
     every = pd.MultiIndex.from_product([scenarios, allocators])
     names = [f"seconds_{phase}_per_step" for phase in PHASES]
 
@@ -120,9 +123,12 @@ def seconds_split(summary: pd.DataFrame, conditions: str) -> Figure:
 
     estimate, low, high = table("estimate"), table("low"), table("high")
     with print_style():
-        labels, lines = folded_all(allocators, TICKS)
-        height = 0.6 + 0.16 * max(len(allocators), 3) * lines
-        figure, panels = panel_for_each(scenarios, height=height, letters=COLUMNS * TICKS)
+        columns = 1 if page.is_narrow else 2
+        labels, lines = folded_all(allocators, page.letters)
+        height = 0.6 + 0.16 * max(len(allocators), 3) * row_height(lines)
+        figure, panels = panel_for_each(
+            scenarios, height=height, columns=columns, letters=columns * TICKS, width=page.width
+        )
         places = np.arange(len(allocators))
         for number, (scenario, axes) in enumerate(panels.items()):
             left = np.zeros(len(allocators))
@@ -144,19 +150,19 @@ def seconds_split(summary: pd.DataFrame, conditions: str) -> Figure:
                 said = "–" if np.isnan(speed) else f"{speed:,.0f}"
                 said = said if np.isfinite(total[place]) else "not run"
                 beside = axes.get_yaxis_transform()
-                axes.text(1.02, place, said, fontsize=6, va="center", transform=beside)
+                axes.text(1.02, place, said, fontsize=7, va="center", transform=beside)
             axes.annotate(
                 "tokens\nper second", (1.02, 1.0), xycoords="axes fraction", xytext=(0, 1),
-                textcoords="offset points", fontsize=6, color="0.35",
+                textcoords="offset points", fontsize=7, color="0.35",
             )  # fmt: skip
-            axes.set_yticks(places, labels if number % COLUMNS == 0 else [""] * len(places))
+            axes.set_yticks(places, labels if number % columns == 0 else [""] * len(places))
             axes.set_ylim(len(allocators) - 0.4, -0.6)
             axes.tick_params("y", length=0)
             title = axes.get_title()
             axes.set_title("")
             axes.set_title(title, loc="left", pad=16)  # above the heading of the speeds
-        finish(figure, panels, "seconds per step, measured", "", "")
+        finish(figure, panels, "seconds per step, measured", "", columns)
         note = "Whiskers: 95% intervals of the sum, as far as they fit."
-        say(figure, conditions, f"{note} Tokens per second: of generation.")
+        figure.say(conditions, f"{note} Tokens per second: of generation.")
         legend_below(figure, {phase: Patch(color=color) for phase, color in PHASES.items()})
     return figure

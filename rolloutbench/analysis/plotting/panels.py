@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -16,26 +16,59 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from PIL import Image
 
-from rolloutbench.analysis.plotting.style import DPI, WIDE, print_style
+from rolloutbench.analysis.pictures import WIDE
+from rolloutbench.analysis.plotting.style import DPI, print_style
+from rolloutbench.files import write_whole
 
 COLUMNS = 2
 """Panels in a row, unless a figure says otherwise."""
 TITLES = 92
-"""Letters of the titles of panels that stand in a row; longer ones are folded."""
-TICKS = 32
-"""Letters of an allocator's name beside its row."""
+"""Letters of the titles of panels that stand in a row of two columns of print; longer ones are folded."""
 LINE = 0.13
 """Height of a line of type in inches."""
+FORMATS = ("png", "pdf")
+"""Files of a figure, unless others are asked for."""
 
 
-def save(figure: Figure, directory: Path, name: str) -> None:
-    """Save a figure as PNG, in 256 colours, and as PDF. Files of the same figure have the same bytes."""
-    with print_style():
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png")
-        coloured = Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        coloured.save(directory / f"{name}.png", optimize=True, dpi=(DPI, DPI))  # a third of the size
-        figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})
+class Captioned(Figure):
+    """Figure with a title of one line and a caption, which stands under it in a paper and not on it."""
+
+    title: str = ""
+    caption: str = ""
+
+    def say(self, *lines: str) -> None:
+        """Take these lines for the caption; empty ones are left out."""
+        self.caption = "\n".join(line for line in lines if line)
+
+    def entitle(self, title: str, shown: bool = True) -> None:
+        """Take this title, and write it above the panels if it is `shown`; that grows the figure."""
+        self.title = title
+        if shown:
+            text, lines = fitted(title, self.get_figwidth() - 0.1, 8)
+            self.suptitle(text, fontsize=8)
+            self.set_figheight(self.get_figheight() + LINE * lines)
+
+
+def save(figure: Figure, directory: Path, name: str, formats: Iterable[str] = FORMATS) -> list[Path]:
+    """Save a figure as files of these formats, and its title and caption as text; returns their paths.
+
+    PNG has 256 colours. Files of the same figure have the same bytes.
+    """
+    paths = [directory / f"{name}.{kind}" for kind in formats]
+    with print_style(), mpl.rc_context({"svg.hashsalt": name}):
+        for path in paths:
+            content = io.BytesIO()
+            stamp = {".pdf": {"CreationDate": None}, ".svg": {"Date": None, "Creator": None}}
+            figure.savefig(content, format=path.suffix[1:], metadata=stamp.get(path.suffix))
+            if path.suffix == ".png":  # a third of the size
+                coloured = Image.open(content).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+                coloured.save(content := io.BytesIO(), "png", optimize=True, dpi=(DPI, DPI))
+            write_whole(path, content.getvalue())
+    said = [figure.title, figure.caption] if isinstance(figure, Captioned) else []
+    if any(said):
+        paths.append(directory / f"{name}.txt")
+        write_whole(paths[-1], "\n\n".join(filter(None, said)).encode() + b"\n")
+    return paths
 
 
 def save_all(figures: Iterator[tuple[str, Callable[[], Figure]]], directory: Path) -> list[str]:
@@ -49,7 +82,7 @@ def save_all(figures: Iterator[tuple[str, Callable[[], Figure]]], directory: Pat
         name = "further figures"
         try:
             name, draw = next(figures)
-            save(draw(), directory, re.sub(r"[^\w=,.@\[\]-]", "_", name)[:200])  # a path may be in it
+            save(draw(), directory, as_file_name(name))
         except StopIteration:
             return failures
         except Exception as error:
@@ -57,23 +90,29 @@ def save_all(figures: Iterator[tuple[str, Callable[[], Figure]]], directory: Pat
             failures.append(f"figure {name} is left out: {type(error).__name__}: {said}")
 
 
+def as_file_name(name: str) -> str:
+    """The name of a figure's files: a scenario's name in it may have a path."""
+    return re.sub(r"[^\w=,.@\[\]-]", "_", name)[:200]
+
+
 def panel_for_each(
     names: Iterable[str],
     height: float,
     below: float = 0.4,
     columns: int = COLUMNS,
-    letters: int = TITLES,
+    letters: int | None = None,
     width: float = WIDE,
-) -> tuple[Figure, dict[str, Axes]]:
+) -> tuple[Captioned, dict[str, Axes]]:
     """A figure with one titled panel for each name, `columns` in a row, each `height` inches high.
 
     Titles in a row have so many letters together; a longer name is folded, and grows the figure.
     """
     names = [str(name) for name in names]
-    columns = min(columns, len(names))
+    columns = max(1, min(columns, len(names)))
     rows = -(-len(names) // columns)
+    letters = int(TITLES * (width - 0.6) / (WIDE - 0.6)) if letters is None else letters
     titles, lines = folded_all(names, letters // columns)
-    figure = Figure(figsize=(width, (height + LINE * (lines - 1)) * rows + below))
+    figure = Captioned(figsize=(width, (height + LINE * (lines - 1)) * rows + below))
     grid = figure.subplots(rows, columns, squeeze=False)
     for spare in grid.flat[len(names) :]:
         spare.remove()
@@ -83,16 +122,29 @@ def panel_for_each(
     return figure, panels
 
 
-def finish(
-    figure: Figure, panels: dict[str, Axes], x: str, y: str, conditions: str, columns: int = COLUMNS
-) -> None:
-    """Label the axes and say under which conditions the figure was made."""
+def finish(figure: Figure, panels: dict[str, Axes], x: str, y: str, columns: int = COLUMNS) -> None:
+    """Label the axes on the rim, in lines that fit their panels."""
+    rows = -(-len(panels) // columns)
+    wide, high = figure.get_figwidth() / columns - 0.3, figure.get_figheight() / rows - 0.4
     for axes in list(panels.values())[-columns:]:
-        axes.set_xlabel(x)
+        axes.set_xlabel(fitted(x, wide, 8)[0])
     if y:
         for axes in list(panels.values())[::columns]:
-            axes.set_ylabel(y)
-    say(figure, conditions)
+            axes.set_ylabel(fitted(y, high, 8)[0])
+
+
+def fitted(text: str, inches: float, size: float) -> tuple[str, int]:
+    """Text of `size` points in lines that are no wider, as far as its words allow, and their number."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        lines.append("")
+        for word in line.split(" "):
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and width_of(longer, size) > inches:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+    return "\n".join(lines), len(lines)
 
 
 def folded(spec: str, letters: int) -> list[str]:
@@ -113,12 +165,9 @@ def folded_all(specs: Iterable[str], letters: int) -> tuple[list[str], int]:
     return ["\n".join(lines) for lines in texts], max(map(len, texts), default=1)
 
 
-def say(figure: Figure, *lines: str) -> None:
-    """Small print above the panels, folded to the figure's width; lines after the first grow it."""
-    letters = int(figure.get_figwidth() * 19)  # of 7-point type, with room to spare
-    text = "\n".join(textwrap.fill(line, letters) for line in lines)
-    figure.suptitle(text, fontsize=7, color="0.35")
-    figure.set_figheight(figure.get_figheight() + LINE * text.count("\n"))
+def row_height(lines: int) -> float:
+    """Height of a row with a name of so many lines, as a multiple of one with a single line."""
+    return max(1.0, 0.8 * lines)
 
 
 def legend_below(figure: Figure, entries: dict[str, Artist], size: float = 7) -> None:

@@ -9,20 +9,31 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LogNorm, Normalize
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from rolloutbench.analysis.metrics import describe
-from rolloutbench.analysis.plotting.lines import GRID, legend_entries
-from rolloutbench.analysis.plotting.panels import LINE, TICKS, folded_all, legend_below, say, width_of
-from rolloutbench.analysis.plotting.style import WIDE, looks, print_style
+from rolloutbench.analysis.pictures import PRINT, Page
+from rolloutbench.analysis.plotting.lines import GRID, PALE, legend_entries, pale_said
+from rolloutbench.analysis.plotting.panels import (
+    LINE,
+    Captioned,
+    fitted,
+    folded_all,
+    legend_below,
+    row_height,
+    width_of,
+)
+from rolloutbench.analysis.plotting.style import looks, print_style
 from rolloutbench.analysis.statistics import average_ranks, performance_profile
 from rolloutbench.cells.collectors import BASELINE
 from rolloutbench.protocol import BoolArray, FloatArray
 
 
-def heat_map(summary: pd.DataFrame, metric: str, conditions: str) -> Figure:
+def heat_map(summary: pd.DataFrame, metric: str, conditions: str, page: Page = PRINT) -> Captioned:
     """A metric of all allocators in all scenarios against uniform, best mean rank on top.
+
+    Ranks are among all allocators, also where only some are shown. Where the page is too narrow for the
+    numbers, colours stand alone.
 
     Cells hold the ratio to uniform, or for accuracies and other shares the difference in points. Blue is
     better, whichever direction that is. A cell is pale where the 95% interval has uniform's value in it.
@@ -40,7 +51,8 @@ def heat_map(summary: pd.DataFrame, metric: str, conditions: str) -> Figure:
     ranks = np.ones(len(allocators))
     if len(allocators) > 1:
         ranks = average_ranks((described.sign or -1) * table("estimate")).mean
-    order = np.argsort(ranks, kind="stable")
+    shown = page.shown(allocators)
+    order = [place for place in np.argsort(ranks, kind="stable") if allocators[place] in shown]
     kind, scale, centre, number = ("difference", 100.0, 0.0, "+.1f") if points else ("ratio", 1.0, 1.0, ".2f")
     values, low, high = (scale * table(f"{kind}{end}")[order] for end in ("", "_low", "_high"))
     apart = (low > centre) | (high < centre)
@@ -55,18 +67,18 @@ def heat_map(summary: pd.DataFrame, metric: str, conditions: str) -> Figure:
         norm, ticks = LogNorm(1 / largest, largest), [1 / largest, 1.0, largest]
     colours = {1: "RdBu", -1: "RdBu_r", 0: "PuOr"}[described.sign]
     with print_style():
-        names, row_lines = folded_all((allocators[i] for i in order), TICKS)
-        titles, lines = folded_all(scenarios, TICKS)
+        names, row_lines = folded_all((allocators[i] for i in order), page.letters)
+        titles, lines = folded_all(scenarios, page.letters)
         left = max(width_of(name, 7) for name in names) + 0.2
-        cell = min(0.9 if lines == 1 else 2.2, (WIDE - left - 0.6) / len(scenarios))
+        cell = (page.width - left - 0.6) / len(scenarios)
+        numbered = cell >= width_of("0.00", 7) + 0.02
         widest = max(width_of(title, 7) for title in titles)
         tilted = widest > cell - 0.1
-        upright = tilted and lines > 1
+        upright = tilted and (lines > 1 or not numbered)
         above = widest if upright else 0.75 * widest if tilted else 0.15 + LINE * (lines - 1)
-        width = min(WIDE, max(left + 0.6 + cell * len(scenarios), 4.0))
-        figure = Figure(figsize=(width, 0.155 * len(names) * row_lines + above + 1.1))
+        figure = Captioned(figsize=(page.width, 0.155 * len(names) * row_height(row_lines) + above + 1.1))
         axes = figure.subplots()
-        _cells(axes, values, norm, mpl.colormaps[colours], apart, number)
+        _cells(axes, values, norm, mpl.colormaps[colours], apart, number if numbered else "")
         axes.set_yticks(np.arange(len(names)) + 0.5, names)
         axes.set_xticks(np.arange(len(scenarios)) + 0.5, titles)
         axes.xaxis.tick_top()
@@ -77,7 +89,7 @@ def heat_map(summary: pd.DataFrame, metric: str, conditions: str) -> Figure:
                 label.set(rotation=45, ha="left", rotation_mode="anchor")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        beside: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6, "annotation_clip": False}
+        beside: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "annotation_clip": False}
         for place, rank in enumerate(ranks[order]):
             text = f"{rank:.1f}" if np.isfinite(values[place]).any() else "–"
             axes.annotate(text, (len(scenarios), place + 0.5), (5, 0), va="center", **beside)
@@ -93,28 +105,39 @@ def heat_map(summary: pd.DataFrame, metric: str, conditions: str) -> Figure:
         bar.ax.xaxis.set_major_formatter(lambda tick, _: _short(tick, number))
         bar.set_label(against, fontsize=7)
         what = f"{described.label[0].upper()}{described.label[1:]}, {against}{better}."
-        say(figure, what, conditions, f"Pale: the 95% interval has {BASELINE}'s value in it.")
+        figure.say(
+            what,
+            conditions,
+            f"Pale: the 95% interval has {BASELINE}'s value in it.",
+            f"Ranks are among all {len(allocators)} allocators." if len(order) < len(allocators) else "",
+            "" if numbered else "The numbers have no room at this width.",
+        )
     return figure
 
 
-def ranking(ranks: pd.DataFrame, critical_difference: float, conditions: str) -> Figure:
+def ranking(
+    ranks: pd.DataFrame, critical_difference: float, conditions: str, page: Page = PRINT
+) -> Captioned:
     """Mean ranks over scenarios, 1 the best: columns allocator and mean_rank, as `across_scenarios` gives.
 
-    Bars reach half the critical difference of Nemenyi's test to both sides, as far as there are ranks, so
-    two allocators differ where their bars do not overlap. Demsar 2006.
+    Ranks are among all of `ranks`, also where only some are shown. Bars reach half the critical difference of
+    Nemenyi's test to both sides, as far as there are ranks, so two allocators differ where their bars do not
+    overlap. Demsar 2006.
     """
     ranks = ranks.sort_values("mean_rank", kind="stable")
+    ranked = len(ranks)
+    ranks = ranks[ranks.allocator.isin(page.shown(ranks.allocator))]
     names = [str(name) for name in ranks.allocator]
     mean = ranks.mean_rank.to_numpy(dtype=np.float64)
     half = critical_difference / 2
     with print_style():
-        labels, lines = folded_all(names, 2 * TICKS)
-        figure = Figure(figsize=(WIDE, 0.155 * len(names) * lines + 1.15))
+        labels, lines = folded_all(names, page.letters if page.is_narrow else 2 * page.letters)
+        figure = Captioned(figsize=(page.width, 0.155 * len(names) * row_height(lines) + 1.15))
         axes = figure.subplots()
         look = looks(names)
         for place, (name, rank) in enumerate(zip(names, mean, strict=True)):
             style = look[name]
-            axes.plot([rank - half, rank + half], [place, place], color=style.color, lw=2.5, alpha=0.4)
+            axes.plot([rank - half, rank + half], [place, place], color=style.color, lw=1.0)
             axes.plot(rank, place, color=style.color, marker=style.marker, ls="", clip_on=False)
         if BASELINE in names:
             axes.vlines(
@@ -129,16 +152,20 @@ def ranking(ranks: pd.DataFrame, critical_difference: float, conditions: str) ->
             )  # fmt: skip
         axes.set_yticks(range(len(names)), labels)
         axes.set_ylim(len(names) - 0.4, -1.9)
-        axes.set_xlim(1, max(len(names), 2))
-        ticks = MaxNLocator(integer=True, steps=[1, 2, 5, 10]).tick_values(1, len(names))
-        axes.set_xticks([1, *(tick for tick in ticks if np.diff(ticks)[0] / 2 + 1 < tick <= len(names))])
+        axes.set_xlim(1, max(ranked, 2))
+        ticks = MaxNLocator(integer=True, steps=[1, 2, 5, 10]).tick_values(1, ranked)
+        axes.set_xticks([1, *(tick for tick in ticks if np.diff(ticks)[0] / 2 + 1 < tick <= ranked)])
         axes.set_xlabel("mean rank over scenarios (1 is best)")
         note = "Two differ where their bars do not overlap (Nemenyi's test, 95%, all pairs at once)."
-        say(figure, conditions, *([note] if np.isfinite(critical_difference) else []))
+        figure.say(
+            conditions,
+            note if np.isfinite(critical_difference) else "No bars: ranks of one allocator cannot differ.",
+            f"Ranks are among all {ranked}." if len(names) < ranked else "",
+        )
     return figure
 
 
-def profiles(values: pd.DataFrame, metric: str, conditions: str) -> Figure:
+def profiles(values: pd.DataFrame, metric: str, conditions: str, page: Page = PRINT) -> Captioned:
     """Performance profiles: the share of all runs that are at least so many times as good as uniform.
 
     `values` is in long form. A run's score is its ratio to the mean of uniform in its scenario, turned
@@ -152,31 +179,41 @@ def profiles(values: pd.DataFrame, metric: str, conditions: str) -> Figure:
     names = [str(name) for name in table.index.unique("allocator") if name != BASELINE]
     described = describe(metric)
     with print_style():
-        figure = Figure(figsize=(WIDE, 3.2))
+        figure = Captioned(figsize=(page.width, 2.4 if page.is_narrow else 3.2))
         axes = figure.subplots()
         look = looks([BASELINE, *names])
+        drawn = page.shown(names)
+        strong = page.strong(drawn)
         at = np.geomspace(0.4, 1 / 0.4, GRID)
-        for name in names:
+        moving = np.zeros(GRID, dtype=bool)
+        for name in drawn:
             ratio = table.xs(name, level="allocator").div(uniform, axis=0).to_numpy(dtype=np.float64)
             with np.errstate(divide="ignore"):
                 share, low, high = performance_profile(1 / ratio if described.sign < 0 else ratio, at)
             style = look[name]
-            axes.plot(at, share, color=style.color, ls=style.linestyle, lw=1.0, label=name)
-            axes.fill_between(at, low, high, color=style.color, alpha=0.1, lw=0)
+            moving |= (high > 0) & (low < 1)
+            stands_out = name in strong
+            axes.plot(
+                at, share, color=style.color, ls=style.linestyle, lw=1.0 if stands_out else 0.8, label=name,
+                alpha=1.0 if stands_out else PALE,
+            )  # fmt: skip
+            if stands_out:
+                axes.fill_between(at, low, high, color=style.color, alpha=0.1, lw=0)
         axes.axvline(1.0, color="0.6", lw=0.8, ls=":", zorder=0)
         axes.set_xscale("log")
         ticks = [0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 2.5]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlim(at[0], at[-1])
+        ends = at[moving] if moving.any() else at
+        axes.set_xlim(ends[0], ends[-1])
         axes.set_ylim(0, 1)
-        axes.set_xlabel(f"times as good as {BASELINE}: {described.label}")
+        axes.set_xlabel(fitted(f"times as good as {BASELINE}: {described.label}", page.width - 0.6, 8)[0])
         axes.set_ylabel("share of runs that are")
         if not (uniform > 0).any():
             said = f"undefined: {BASELINE}'s is never above 0"
             axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", backgroundcolor="white")
         scenarios = f"{len(uniform)} scenario{'s' * (len(uniform) > 1)}"
-        say(figure, conditions, f"{scenarios}; bands are 95% intervals.")
+        figure.say(conditions, f"{scenarios}; bands are 95% intervals.", pale_said(drawn, strong))
         legend_below(figure, legend_entries({0: axes}, look))
     return figure
 
@@ -190,7 +227,10 @@ def _typical(sizes: FloatArray, least: float) -> float:
 def _cells(
     axes: Axes, values: FloatArray, norm: Normalize, colours: Colormap, apart: BoolArray, number: str
 ) -> None:
-    """Coloured cells (A, S) with their numbers, the first row on top; pale where not `apart`."""
+    """Coloured cells (A, S), the first row on top; pale where not `apart`.
+
+    `number` is the format of the numbers in them; without one they have none.
+    """
     shades = colours(norm(np.clip(values, norm.vmin, norm.vmax)))
     shades[..., :3] = np.where(apart[..., None], shades[..., :3], 0.65 + 0.35 * shades[..., :3])
     shades[np.isnan(values)] = (0.95, 0.95, 0.95, 1.0)
@@ -198,7 +238,7 @@ def _cells(
     axes.set_ylim(values.shape[0], 0)
     axes.pcolormesh(shades, edgecolors="white", linewidth=0.5)
     brightness = shades[..., :3] @ np.array([0.299, 0.587, 0.114])
-    for (row, column), value in np.ndenumerate(values):
+    for (row, column), value in np.ndenumerate(values) if number else ():
         sure = apart[row, column]
         axes.text(
             column + 0.5,
@@ -206,7 +246,7 @@ def _cells(
             "–" if np.isnan(value) else _short(value, number),
             ha="center",
             va="center",
-            fontsize=6,
+            fontsize=7,
             color=("white" if brightness[row, column] < 0.5 else "black") if sure else "0.45",
             fontweight="bold" if sure else "normal",
         )

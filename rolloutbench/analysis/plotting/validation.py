@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rolloutbench.analysis.metrics import describe
@@ -14,11 +13,11 @@ from rolloutbench.analysis.plotting.panels import (
     COLUMNS,
     LINE,
     TITLES,
+    Captioned,
     finish,
     folded,
     legend_below,
     panel_for_each,
-    say,
 )
 from rolloutbench.analysis.plotting.style import looks, print_style
 from rolloutbench.cells.collectors import BASELINE
@@ -26,18 +25,19 @@ from rolloutbench.cells.collectors import BASELINE
 
 def scatter(
     points: pd.DataFrame, agreement: pd.DataFrame, metric: str, scale: str, conditions: str
-) -> Figure:
+) -> Captioned:
     """Simulated against real `scale` to uniform, one panel for each pair of scenarios.
 
-    Lines are 95% intervals; dashed is what a simulator that is right to the number would give, and grey
-    is uniform. Intervals that are much wider than the points are apart are cut off at the panel's rim.
+    Both axes have the same scale. Lines are 95% intervals; dashed is what a simulator that is right to the
+    number would give, and grey is uniform. Intervals that are much wider than the points are apart are cut
+    off at the panel's rim.
     """
     described = describe(metric)
     neutral = 1.0 if scale == "ratio" else 0.0
     several = agreement.real_scenario.nunique() > 1
     with print_style():
         figure, panels = panel_for_each(
-            (f"{i}" for i in range(len(agreement))), height=2.6 if len(agreement) > 1 else 3.6
+            (f"{i}" for i in range(len(agreement))), height=2.9 if len(agreement) > 1 else 4.2
         )
         look = looks(list(points.allocator.unique()))
         letters = TITLES // min(COLUMNS, len(panels))
@@ -65,9 +65,9 @@ def scatter(
             title.append(f"τ = {row['tau']:.2f}{span}: {row['verdict']}")
             axes.set_title("\n".join(title))
         to = "ratio to" if scale == "ratio" else "difference from"
-        finish(figure, panels, f"simulated {to} {BASELINE}", f"real {to} {BASELINE}", "")
-        say(
-            figure,
+        finish(figure, panels, f"simulated {to} {BASELINE}", f"real {to} {BASELINE}")
+        figure.entitle("Simulated against real")
+        figure.say(
             conditions,
             f"{described.label.capitalize()}{described.direction}: {to} {BASELINE}, 95% intervals. "
             "Dashed: simulated = real.",
@@ -79,13 +79,13 @@ def scatter(
 
 
 def _limits(axes: Axes, points: pd.DataFrame, neutral: float) -> None:
-    """Limits as wide as the points and uniform, and as the intervals up to once more that width."""
-    for set_limits, prefix in ((axes.set_xlim, ""), (axes.set_ylim, "real_")):
-        centres = np.append(points[f"{prefix}value"], neutral)
-        low, high = float(centres.min()), float(centres.max())
-        width = max(high - low, 1e-3)
-        ends = points[[f"{prefix}low", f"{prefix}high"]].to_numpy(dtype=float)
-        ends = ends[np.isfinite(ends)]
-        least, most = (float(ends.min()), float(ends.max())) if len(ends) else (low, high)
-        least, most = max(min(low, least), low - width), min(max(high, most), high + width)
-        set_limits(least - 0.06 * (most - least), most + 0.06 * (most - least))
+    """Set one pair of limits for both axes: as wide as points and uniform, or intervals up to once more."""
+    centres = np.append(points[["value", "real_value"]].to_numpy(dtype=float), neutral)
+    low, high = float(centres.min()), float(centres.max())
+    width = max(high - low, 1e-3)
+    ends = points[["low", "high", "real_low", "real_high"]].to_numpy(dtype=float)
+    ends = ends[np.isfinite(ends)]
+    least, most = (float(ends.min()), float(ends.max())) if len(ends) else (low, high)
+    least, most = max(min(low, least), low - width), min(max(high, most), high + width)
+    rim = 0.03 * (most - least)
+    axes.set(xlim=(least - rim, most + rim), ylim=(least - rim, most + rim), aspect="equal")

@@ -13,11 +13,19 @@ import pandas as pd
 
 from rolloutbench.analysis import tables
 from rolloutbench.analysis.curves import learning_metrics
-from rolloutbench.analysis.metrics import LEARNING_METRICS, TUNED_PREFIX, untuned
-from rolloutbench.analysis.pictures import LINES_HEIGHT, Listed, Picture, bars_height, counts_said
+from rolloutbench.analysis.metrics import AXES, LEARNING_METRICS, TUNED_PREFIX, describe, untuned
+from rolloutbench.analysis.pictures import (
+    LINES_HEIGHT,
+    Listed,
+    Page,
+    Picture,
+    Plot,
+    bars_height,
+    counts_said,
+)
 from rolloutbench.analysis.results import Results, ranking
 from rolloutbench.cells.cell import Cell
-from rolloutbench.cells.collectors import BASELINE, HORIZON, REFERENCE
+from rolloutbench.cells.collectors import BASELINE, HORIZON, REFERENCE, count_metric
 from rolloutbench.cells.store import Ran
 from rolloutbench.studies.cost import PROMPT_SECONDS, STEP_SECONDS, Cost, simulated
 from rolloutbench.studies.study import Study
@@ -26,7 +34,7 @@ from simulators.learning import BLOCK, learning_cells
 from simulators.scenarios import LearningScenario
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from rolloutbench.analysis.plotting.panels import Captioned
 
 PUBLISHED_STEP_SECONDS = 3672.78
 """Sampling, log-probabilities and update of a step of VIP's Table 4 (Qwen2.5-Math-1.5B, 512 prompts)."""
@@ -99,11 +107,15 @@ class LearningResults(Results):
         judged = every.merge(chosen[keys].astype({"rate": every.rate.dtype}), on=keys)
         return pd.concat([every[every.allocator == REFERENCE], judged], ignore_index=True)
 
+    @property
+    def _is_ranked(self) -> bool:
+        """Whether the record has kept the ranking by the metric that ranks."""
+        return self.has("ranking") and bool((self.read("ranking").metric == self.sort).all())
+
     @cached_property
     def ranking(self) -> pd.DataFrame:
         """Allocators over all scenarios, by `sort`; see `curves.across_scenarios`."""
-        written = self.read("ranking")
-        return written if (written.metric == self.sort).all() else ranking(self.values, self.sort)
+        return self.read("ranking") if self._is_ranked else ranking(self.values, self.sort)
 
     def measured(self, table: pd.DataFrame) -> pd.DataFrame:
         """Metrics of the curves, which are written too, with their ranking."""
@@ -126,50 +138,105 @@ class LearningResults(Results):
         share = timed.seconds_per_step / PUBLISHED_STEP_SECONDS
         timed.assign(share_of_published_step=share).to_csv(self.directory / "timing.csv", index=False)
 
-    def figures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    def figures(self) -> Iterator[Plot]:
         """Curves, allocations over training, costs, and the heat map of all scenarios."""
         from rolloutbench.analysis.plotting import costs, scenarios
         from rolloutbench.analysis.plotting import curves as plots
 
-        curves, steps, said = self.curves, self.record["steps"], self.conditions
+        steps, said = self.record["steps"], self.conditions
+
+        def of_curves(
+            draw: Callable[..., Captioned], *how: Any
+        ) -> Callable[[Page, Sequence[str]], Captioned]:
+            return lambda page, shown: draw(_within(self.curves, shown), steps, *how, said, page)
+
         for axis in ("rollouts", "seconds", "steps"):
-            yield f"accuracy_over_{axis}", partial(plots.learning_curves, curves, steps, axis, said)
-        yield "difference_over_rollouts", partial(plots.difference_curves, curves, steps, "rollouts", said)
-        yield "allocation_over_time", partial(plots.allocation_over_time, curves, steps, said)
-        yield "cost_breakdown", partial(costs.cost_breakdown, self.judged, said)
+            title = f"Held-out accuracy gained over {AXES[axis]}"
+            yield Plot(f"accuracy_over_{axis}", title, "curves", axis, of_curves(plots.learning_curves, axis))
+        yield Plot(
+            "difference_over_rollouts",
+            f"Held-out accuracy above {BASELINE}'s, at equal rollouts",
+            "curves",
+            "rollouts",
+            of_curves(plots.difference_curves, "rollouts"),
+        )
+        yield Plot(
+            "allocation_over_time",
+            "Who gets the rollouts, as training goes on",
+            "curves",
+            count_metric(0),
+            of_curves(plots.allocation_over_time),
+        )
+        yield Plot(
+            "cost_breakdown",
+            "What became of the generated rollouts",
+            "summary",
+            self.shown("rollouts_per_step"),
+            lambda page, shown: costs.cost_breakdown(_within(self.judged, shown), said, page),
+        )
         for metric in dict.fromkeys((self.sort, self.shown("rollouts_to_90"))):
-            yield f"heat_map_{untuned(metric)}", partial(scenarios.heat_map, self.summary, metric, said)
-        yield "profiles", partial(scenarios.profiles, self.values, self.sort, said)
-        apart = float(self.ranking.critical_difference.iloc[0])
-        yield "ranking", partial(scenarios.ranking, self.ranking, apart, f"{said}, by {untuned(self.sort)}")
+            name = untuned(metric)
+            yield Plot(
+                f"heat_map_{name}",
+                describe(name).label.capitalize(),
+                "summary",
+                metric,
+                partial(self._heat_map, scenarios.heat_map, metric),
+            )
+        yield Plot(
+            "profiles",
+            f"How many runs are how much better than {BASELINE}'s",
+            "per_replicate",
+            self.sort,
+            lambda page, _: scenarios.profiles(self.values, self.sort, said, page),
+            by_scenario=False,
+        )
+        yield Plot(
+            "ranking",
+            "Mean ranks over all scenarios",
+            "ranking" if self._is_ranked else "per_replicate",
+            self.sort,
+            lambda page, _: scenarios.ranking(
+                self.ranking,
+                float(self.ranking.critical_difference.iloc[0]),
+                f"{said}, by {untuned(self.sort)}",
+                page,
+            ),
+            by_scenario=False,
+        )
+
+    def _heat_map(
+        self, draw: Callable[..., Captioned], metric: str, page: Page, shown: Sequence[str]
+    ) -> Captioned:
+        return draw(_within(self.summary, shown), metric, self.conditions, page)
 
     def pictures(self, scenario: str, listed: Listed) -> Iterator[Picture]:
         """Accuracy, its difference to uniform's, what became of rollouts, and who got them."""
         from rolloutbench.analysis.plotting import costs
         from rolloutbench.analysis.plotting import curves as plots
 
-        curves, steps = self.curves[self.curves.scenario == scenario], self.record["steps"]
-        summary = self.judged[self.judged.scenario == scenario]
+        curves, steps = _within(self.curves, [scenario]), self.record["steps"]
+        summary, page = _within(self.judged, [scenario]), self.page()
 
         def numbers(metric: str) -> str:
             return listed(self.shown(metric))
 
         yield Picture(
-            plots.learning_curves(curves, steps, "rollouts", ""),
+            plots.learning_curves(curves, steps, "rollouts", "", page),
             "Accuracy over rollouts",
             "Lines of held-out accuracy gained against generated rollouts. Area under them, ratio to "
             f"{BASELINE}: {numbers('area_over_rollouts')}.",
             LINES_HEIGHT,
         )
         yield Picture(
-            plots.difference_curves(curves, steps, "rollouts", ""),
+            plots.difference_curves(curves, steps, "rollouts", "", page),
             f"Difference to {BASELINE} over rollouts",
             f"Lines of held-out accuracy minus {BASELINE}'s against generated rollouts. Points at the end: "
             f"{numbers('accuracy_at_rollouts')}.",
             LINES_HEIGHT,
         )
         yield Picture(
-            plots.learning_curves(curves, steps, "seconds", ""),
+            plots.learning_curves(curves, steps, "seconds", "", page),
             "Accuracy over seconds",
             "Lines of held-out accuracy gained against seconds. Seconds to 90% of the gain, ratio to "
             f"{BASELINE}: {numbers('seconds_to_90')}.",
@@ -183,7 +250,7 @@ class LearningResults(Results):
         )
         if counts := counts_said(summary):
             yield Picture(
-                plots.allocation_over_time(curves, steps, ""),
+                plots.allocation_over_time(curves, steps, "", page),
                 "Who got the rollouts",
                 "Lines of rollouts per prompt against its success probability, in three thirds of the run. "
                 f"{counts}",
@@ -233,6 +300,11 @@ class LearningResults(Results):
             if here:
                 found[condition] = ranking(self.values[self.values.scenario.isin(here)], self.sort)
         return found
+
+
+def _within(table: pd.DataFrame, scenarios: Sequence[str]) -> pd.DataFrame:
+    """The rows of a table that are of these scenarios."""
+    return table[table.scenario.isin(scenarios)]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rolloutbench.allocators import allocators
 from rolloutbench.analysis import tables
 from rolloutbench.analysis.curves import prediction_metrics
 from rolloutbench.analysis.metrics import PREDICTION_METRICS
-from rolloutbench.analysis.pictures import LINES_HEIGHT, Listed, Picture
+from rolloutbench.analysis.pictures import LINES_HEIGHT, Listed, Page, Picture, Plot
 from rolloutbench.analysis.results import Results
 from rolloutbench.cells.cell import Cell
 from rolloutbench.cells.collectors import BASELINE, HORIZON
@@ -40,7 +40,7 @@ from simulators.scenarios import DEFAULT_SCENARIOS, LearningScenario
 from simulators.traced import TracedScenario
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from rolloutbench.analysis.plotting.panels import Captioned
 
 
 class PredictionResults(Results):
@@ -68,13 +68,33 @@ class PredictionResults(Results):
         judged.to_parquet(self.directory / "judged.parquet", index=False, compression="zstd")
         return prediction_metrics(table)
 
-    def figures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    def figures(self) -> Iterator[Plot]:
         """Error over the run, and calibration in each scenario."""
         from rolloutbench.analysis.plotting import prediction as plots
 
-        yield "prediction_error", partial(plots.prediction_error, self.judged, self.conditions)
-        for name, here in self.judged.groupby("scenario", sort=False):
-            yield f"calibration_{name}", partial(plots.calibration, here, self.conditions)
+        yield Plot(
+            "prediction_error",
+            "Error of the prediction over the run",
+            "judged",
+            "mae",
+            lambda page, shown: plots.prediction_error(
+                self.judged[self.judged.scenario.isin(shown)], self.conditions, page
+            ),
+        )
+        for name in self.shown_scenarios():
+            yield Plot(
+                f"calibration_{name}",
+                f"Calibration in {name.partition('[')[0]}",
+                "judged",
+                "prompts@0",
+                partial(self._calibration, plots.calibration, name),
+                by_scenario=False,
+            )
+
+    def _calibration(
+        self, draw: Callable[..., Captioned], scenario: str, page: Page, _: Sequence[str]
+    ) -> Captioned:
+        return draw(self.judged[self.judged.scenario == scenario], self.conditions, page)
 
     def pictures(self, scenario: str, listed: Listed) -> Iterator[Picture]:
         """Error over the run, and calibration."""
@@ -82,7 +102,7 @@ class PredictionResults(Results):
 
         judged = self.judged[self.judged.scenario == scenario]
         yield Picture(
-            plots.prediction_error(judged, ""),
+            plots.prediction_error(judged, "", self.page()),
             "Error of the prediction over the run",
             "Lines of the mean absolute error of predicted success probabilities against steps. In the first "
             f"epoch: {listed('mae_first_epoch')}. Later: {listed('mae_later')}.",

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from rolloutbench.analysis import tables
-from rolloutbench.analysis.metrics import SNAPSHOT_METRICS
-from rolloutbench.analysis.pictures import LINES_HEIGHT, Listed, Picture, counts_said
+from rolloutbench.analysis.metrics import SNAPSHOT_METRICS, describe
+from rolloutbench.analysis.pictures import LINES_HEIGHT, Listed, Page, Picture, Plot, counts_said
 from rolloutbench.analysis.results import Results
 from rolloutbench.cells.cell import Cell
-from rolloutbench.cells.collectors import BASELINE
+from rolloutbench.cells.collectors import BASELINE, count_metric
 from rolloutbench.protocol import Budget
 from rolloutbench.studies.cost import PROMPT_SECONDS, SNAPSHOT_SECONDS, Cost, simulated
 from rolloutbench.studies.study import Study
@@ -25,7 +24,7 @@ from simulators.scenarios import MeasuredSnapshot
 from simulators.snapshot import BLOCK, MONTE_CARLO_DRAWS, snapshot_cells
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from rolloutbench.analysis.plotting.panels import Captioned
 
 
 class SnapshotResults(Results):
@@ -44,14 +43,38 @@ class SnapshotResults(Results):
         """Values by replicate, as the cells gave them."""
         return table
 
-    def figures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    def figures(self) -> Iterator[Plot]:
         """Allocation, ratio to uniform, cost against gain."""
         from rolloutbench.analysis.plotting import comparison as plots
 
-        summary, said = self.summary, self.conditions
-        yield "allocation_against_success", partial(plots.allocation_against_success, summary, said)
-        yield f"{self.sort}_ratio_to_uniform", partial(plots.ratio_to_uniform, summary, self.sort, said)
-        yield "cost_against_gain", partial(plots.cost_against_gain, summary, said)
+        said = self.conditions
+
+        def of_summary(
+            draw: Callable[..., Captioned], *how: Any
+        ) -> Callable[[Page, Sequence[str]], Captioned]:
+            return lambda page, shown: draw(self.summary[self.summary.scenario.isin(shown)], *how, said, page)
+
+        yield Plot(
+            "allocation_against_success",
+            "Who gets the rollouts of one step",
+            "summary",
+            count_metric(0),
+            of_summary(plots.allocation_against_success),
+        )
+        yield Plot(
+            f"{self.sort}_ratio_to_uniform",
+            describe(self.sort).label.capitalize(),
+            "summary",
+            self.sort,
+            of_summary(plots.ratio_to_uniform, self.sort),
+        )
+        yield Plot(
+            "cost_against_gain",
+            "Signal to noise for what it costs",
+            "summary",
+            "generated_per_prompt",
+            of_summary(plots.cost_against_gain),
+        )
 
     def pictures(self, scenario: str, listed: Listed) -> Iterator[Picture]:
         """Who gets the rollouts, and what the gradient gains for its cost."""
@@ -59,7 +82,7 @@ class SnapshotResults(Results):
 
         summary = self.summary[self.summary.scenario == scenario]
         yield Picture(
-            plots.allocation_against_success(summary, ""),
+            plots.allocation_against_success(summary, "", self.page()),
             "Who gets the rollouts",
             f"Lines of rollouts per prompt against its success probability. {counts_said(summary)}",
             LINES_HEIGHT,

@@ -8,11 +8,10 @@ import importlib.util
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +25,7 @@ from real_runs.tasks.prompted import PROMPT, Prompted
 from real_runs.training import TrainingCell, training_cells
 from rolloutbench.allocators import allocators
 from rolloutbench.analysis.metrics import TRAINING_METRICS
-from rolloutbench.analysis.pictures import Listed, Picture, bars_height
+from rolloutbench.analysis.pictures import Listed, Picture, Plot, bars_height
 from rolloutbench.cells.cell import describe
 from rolloutbench.cells.collectors import BASELINE, HORIZON
 from rolloutbench.files import write_whole
@@ -43,9 +42,6 @@ PASS_RATES = "pass_rates.parquet"
 MEASURED = "measured"
 """The key of the digest in the file of pass rates that says what they were measured of."""
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 class TrainingResults(LearningResults):
     """Training runs of a language model."""
@@ -56,12 +52,20 @@ class TrainingResults(LearningResults):
     metrics = TRAINING_METRICS
     gpus = 1
 
-    def figures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    def figures(self) -> Iterator[Plot]:
         """Figures of simulated runs, and what the seconds of a step are spent on."""
         from rolloutbench.analysis.plotting import costs
 
         yield from super().figures()
-        yield "seconds_split", partial(costs.seconds_split, self.judged, self.conditions)
+        yield Plot(
+            "seconds_split",
+            "What the seconds of a step were spent on",
+            "summary",
+            self.shown("seconds_per_step"),
+            lambda page, shown: costs.seconds_split(
+                self.judged[self.judged.scenario.isin(shown)], self.conditions, page
+            ),
+        )
 
     def pictures(self, scenario: str, listed: Listed) -> Iterator[Picture]:
         """What is drawn of simulated runs, and what the seconds went into."""

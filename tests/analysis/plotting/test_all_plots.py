@@ -53,7 +53,7 @@ def test_the_same_figure_has_the_same_bytes(name, tmp_path):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_nothing_sticks_out_of_the_page(name):
-    """At the width of print, with type of 6 points at least."""
+    """At the width of print, with type of 7 points at least."""
     with print_style():
         figure = FIGURES[name]()
         figure.draw_without_rendering()
@@ -64,7 +64,7 @@ def test_nothing_sticks_out_of_the_page(name):
         assert inner.x1 <= page.width + 0.02
         assert inner.y1 <= page.height + 0.02
         texts = [text for axes in figure.axes for text in axes.texts]
-        assert all(text.get_fontsize() >= 6 for text in texts)
+        assert all(text.get_fontsize() >= 7 for text in texts)
 
 
 MANY = [*ALLOCATORS, *(name for name in registry.builtin if name not in ("uniform", "vip", "dapo"))]
@@ -125,6 +125,7 @@ def test_long_names_are_folded_and_nothing_is_cut(scenarios):
     """Warnings, as of axes without room, are errors. Nothing that is drawn ends outside the page."""
     for place, figure in enumerate(drawn_figures(scenarios, ("uniform", LONG_ALLOCATOR))):
         with print_style():
+            figure.entitle("A title, as every figure of a study has it")
             FigureCanvasAgg(figure).draw()
         said = text_of(figure)
         for scenario in scenarios:
@@ -152,4 +153,4 @@ def test_where_uniform_stays_at_zero_nothing_is_claimed(tmp_path):
     figure = profiles(values, "area_over_rollouts", "")
     save(figure, tmp_path, "profiles")
     assert "undefined: uniform's is never above 0" in text_of(figure)
-    assert "1 scenario;" in figure.get_suptitle()
+    assert "1 scenario;" in figure.caption

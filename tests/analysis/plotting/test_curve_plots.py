@@ -48,8 +48,8 @@ def test_learning_curves_are_mean_gains_up_to_what_the_reference_spent(axis):
     assert dotted == pytest.approx([0.5 * gain, 0.9 * gain])
     assert axes.get_ylabel() == "accuracy gain (points)"
     assert axes.get_xlabel() == AXES[axis]
-    assert "60 steps" in figure.get_suptitle()
-    assert "made up" in figure.get_suptitle()
+    assert "60 steps" in figure.caption
+    assert "made up" in figure.caption
 
 
 def test_all_but_the_reference_are_drawn_with_a_band():
