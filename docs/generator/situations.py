@@ -59,10 +59,10 @@ class Advice:
 
     @property
     def line(self) -> str:
-        """The row of the table: situation, method, price with its interval, equals, view."""
-        shown = f"[all numbers]({SITE}leaderboard.html{self.view.address})"
+        """The row of the table: situation, method, price with its interval and a link to its view, equals."""
+        shown = f"({SITE}leaderboard.html{self.view.address})"
         if self.best is None:
-            return f"| {self.words} | equal groups: nobody is clearly better | 1 | | {shown} |"
+            return f"| {self.words} | equal groups: nobody is clearly better | [1]{shown} | |"
         digits = 3 if self.view.target == "area" else 2
         estimate, low, high = (f"{part:.{digits}f}" for part in self.best.ratio)
         what = "times the area" if self.view.target == "area" else f"of the {self.view.price}"
@@ -70,7 +70,7 @@ class Advice:
         more = len(self.equals) - MOST_NAMED
         named += f" and {more} more" if more > 0 else ""
         number = f"{estimate} [{low}, {high}] {what}"
-        return f"| {self.words} | `{self.best.allocator}` | {number} | {named} | {shown} |"
+        return f"| {self.words} | `{self.best.allocator}` | [{number}]{shown} | {named} |"
 
 
 def advices(found: Sequence[Row]) -> Iterator[Advice]:
@@ -111,13 +111,13 @@ def table(studies: Sequence[Results]) -> str:
     usual = first_view(found).condition
     return "\n".join(
         [
-            "| your situation | use | against equal groups | not told from it | |",
-            "|---|---|---|---|---|",
+            "| your situation | use | against equal groups | not told from it |",
+            "|---|---|---|---|",
             *(one.line for one in told),
             "",
             f"Simulated training, {usual}. Ratios with 95% intervals: rollouts or seconds until 90% of the "
             "gain (less is better), or area, the mean gain on the way (more is better). The best of many is "
-            "flattered. "
+            "flattered. Each number leads to everybody's. "
             f"Recorded at {', '.join(commits)}.",
         ]
     )
