@@ -142,6 +142,7 @@ class RealRun(Environment):
             sampled.logprobs,
             judged.success.astype(np.int64),
             judged.rewards,
+            raw if raw.ndim == 1 else raw[:, 0],
             np.full(len(ids), self.step),
         )
         return rollouts, sampled.source, judged.lost

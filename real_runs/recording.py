@@ -91,7 +91,7 @@ def record(
         prompts=every.prompts,
         steps=every.steps,
         rewards=every.successes,
-        raw=np.nan_to_num(every.rewards),
+        raw=np.nan_to_num(every.raw),
         norms=np.concatenate(norms),
         lengths=every.lengths,
         sketches=np.concatenate(sketches),

@@ -43,8 +43,8 @@ class Rollouts:
     """N verified responses with their rewards.
 
     `prompts` (N,): ids in the training pool. `tokens`, `lengths`, `logprobs`: as in `Sampled`. `successes`
-    (N,): 0 or 1. `rewards` (N,): what estimators see; NaN where a response is masked. `steps` (N,): when
-    they were sampled.
+    (N,): 0 or 1. `rewards` (N,): what estimators see; NaN where a response is masked. `raw` (N,): what the
+    verifier said, its first reward. `steps` (N,): when they were sampled.
     """
 
     prompts: IntArray
@@ -53,6 +53,7 @@ class Rollouts:
     logprobs: LogProbArray
     successes: IntArray
     rewards: FloatArray
+    raw: FloatArray
     steps: IntArray
 
     @classmethod
@@ -60,7 +61,7 @@ class Rollouts:
         """Rollouts of which there are none: arrays of length 0."""
         whole, real = np.zeros(0, np.int64), np.zeros(0)
         tokens, logprobs = np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)
-        return cls(whole, tokens, whole, logprobs, whole, real, whole)
+        return cls(whole, tokens, whole, logprobs, whole, real, real, whole)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:

@@ -103,6 +103,7 @@ def test_against_a_bare_loop(benchmark, record, name):
             sampled.logprobs,
             (advantages > 0).astype(np.int64),
             (advantages > 0).astype(np.float64),
+            (advantages > 0).astype(np.float64),
             np.zeros(rows, np.int64),
         )
         weights = np.full(rows, 1.0 / rows)

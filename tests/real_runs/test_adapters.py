@@ -26,7 +26,8 @@ def batch(network, counts=(3, 4), seed=0, tied=False):
     sampled = TransformersEngine(language_model(network), 5, seed=seed).generate(PROMPTS, np.array(counts))
     rows = np.arange(len(sampled.source))
     whole, real = np.zeros(len(rows), np.int64), np.zeros(len(rows))
-    rollouts = Rollouts(sampled.source, sampled.tokens, sampled.lengths, sampled.logprobs, whole, real, whole)
+    said = sampled.source, sampled.tokens, sampled.lengths, sampled.logprobs
+    rollouts = Rollouts(*said, whole, real, real, whole)
     advantages = np.where(rows % 2, 1.0, -0.5)
     return Batch(
         rollouts, [PROMPTS[q] for q in sampled.source], advantages, np.full(len(rows), 0.3), rows < 0

@@ -23,6 +23,7 @@ from rolloutbench.estimators import estimators
 from rolloutbench.loop import begin, run_step
 from rolloutbench.protocol import Budget, Groups, InputError, Request, Reuse
 from rolloutbench.rewards import deviations, judge
+from rolloutbench.score_bank import read_bank
 
 pytestmark = pytest.mark.torch
 
@@ -314,6 +315,22 @@ def test_train_with_partial_credit(tmp_path, monkeypatch):
     mine, other = (pd.read_parquet(tmp_path / name / "curves.parquet") for name in ("study", "again"))
     kept = [name for name in mine if not name.startswith("seconds")]
     pd.testing.assert_frame_equal(mine[kept], other[kept], check_exact=True)
+
+
+def test_a_score_bank_has_both(tmp_path, monkeypatch):
+    """What the verifier said, and which rollouts succeeded by the rule of the study."""
+    monkeypatch.setenv("ROLLOUTBENCH_CACHE", str(tmp_path / "cache"))
+    study = tmp_path / "study.toml"
+    study.write_text(
+        f'study = "train"\ntask = "{PARTIAL}"\nmodel = "tiny[width=32,warmup_steps=60]"\nprompts = 4\n'
+        'group_size = 4\ninitial_rollouts = 8\ndevice = "cpu"\nrewards = ["score=3"]\nsuccess = "score"\n'
+    )
+    done = command(f"record {study} --pool 12 --rollouts 8 --dimensions 64 --out {tmp_path / 'bank'}")
+    assert done.code == 0, done.err
+    bank = read_bank(tmp_path / "bank")
+    assert {0.0, 0.5} < set(bank.raw.tolist())
+    assert bank.raw.max() <= 1
+    np.testing.assert_array_equal(bank.rewards, bank.raw > 0.5)
 
 
 @pytest.mark.parametrize(

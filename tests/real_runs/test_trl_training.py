@@ -103,9 +103,8 @@ def as_batch(batch, rows, prompts, shares, lengths, step):
         tokens[place, : len(row.ids)] = row.ids
     rewards = np.nan_to_num(batch.rewards).astype(np.int64)
     steps = np.full(len(rows), step)
-    rollouts = Rollouts(
-        batch.prompts, tokens, lengths, np.zeros(tokens.shape, np.float32), rewards, batch.rewards, steps
-    )
+    logprobs, told = np.zeros(tokens.shape, np.float32), batch.rewards
+    rollouts = Rollouts(batch.prompts, tokens, lengths, logprobs, rewards, told, told, steps)
     of = [prompts[q] for q in batch.prompts]
     return Batch(rollouts, of, batch.advantages, shares, np.zeros(len(rows), bool))
 
