@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rolloutbench.api import compare as compare
     from rolloutbench.api import open_results as open_results
     from rolloutbench.api import predict as predict
+    from rolloutbench.api import recommend as recommend
     from rolloutbench.api import solve as solve
     from rolloutbench.api import train as train
     from rolloutbench.coach import Coach as Coach
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from simulators.scenarios import scenarios as scenarios
 
 _PLACES = {
-    "rolloutbench.api": ("compare", "open_results", "predict", "solve", "train"),
+    "rolloutbench.api": ("compare", "open_results", "predict", "recommend", "solve", "train"),
     "rolloutbench.coach": ("Coach",),
     "rolloutbench.protocol": (
         *("Allocator", "Belief", "Budget", "Groups", "InputError", "Outcomes", "Predictor"),

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,9 +33,18 @@ from rolloutbench.solvers import solve as solve_problem
 from rolloutbench.studies.carry_out import Watcher, carry_out
 from rolloutbench.studies.description import Description
 from rolloutbench.studies.kinds import description_of, open_results
+from rolloutbench.studies.kinds.comparison import Comparison
 from rolloutbench.studies.progress import Progress, TrainingProgress
 
-__all__ = ["compare", "open_results", "predict", "solve", "train"]
+if TYPE_CHECKING:
+    from rolloutbench.analysis.recommendation import Recommendation
+
+__all__ = ["compare", "open_results", "predict", "recommend", "solve", "train"]
+
+Price = Literal["rollouts", "seconds"]
+"""What is paid, and so what allocators are compared at."""
+OF_LIKE = ("scenarios", "allocators", "price_per_gpu_hour")
+"""Fields of a comparison that choose from results that are there."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class Execution:
 
 def run(
     description: Description,
-    out: Path,
+    out: Path | None,
     execution: Execution | None = None,
     *,
     command: str | None = None,
@@ -79,10 +88,20 @@ def run(
 ) -> Results:
     """Carry out a described study in the directory `out`, and open its results.
 
-    What is finished there is kept: the same call goes on where an earlier one was stopped. `command` is
-    recorded as what makes the results anew. Raises InputError where the description is wrong, or nothing
-    can be compared; cells that fail are left out, see `Results.what_failed`.
+    What is finished there is kept: the same call goes on where an earlier one was stopped. Without `out` it
+    is a temporary directory, which goes with the results. `command` is recorded as what makes the results
+    anew. Raises InputError where the description is wrong, or nothing can be compared; cells that fail are
+    left out, see `Results.what_failed`.
     """
+    if out is None:
+        directory = Path(tempfile.mkdtemp(prefix="rolloutbench-"))
+        try:
+            results = run(description, directory, execution, command=command, progress=progress)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        weakref.finalize(results, shutil.rmtree, directory, ignore_errors=True)
+        return results
     execution = execution or Execution()
     if command is None:
         command = f"rolloutbench {description.study} --config {out / 'study.toml'} --out {out}"
@@ -163,6 +182,70 @@ def train(
     return _study("train", out, config, progress, options, allocators=allocators)
 
 
+def recommend(
+    scenarios: Sequence[str] | None = None,
+    *,
+    pass_rates: str | Path | None = None,
+    like: str | Path | None = None,
+    allocators: Sequence[str | Allocator | type[Allocator]] | None = None,
+    price: Price = "rollouts",
+    out: str | Path | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Recommendation:
+    """Which allocator to use, what it saves, and the lines that train with it in TRL and in verl.
+
+    `scenarios`: specs; or `pass_rates`: a file of your own prompts; or `like`: a directory with results of
+    training runs, which are read as they are: of these `scenarios` and `allocators` only, where they are
+    named. Otherwise `allocators` (those of `compare` by default) are compared at their own best learning
+    rates. `price`: "rollouts" or "seconds", what is paid. `out`: a directory that keeps the study. `options`:
+    as of `compare` (prompts, group_size, estimator, aggregation, optimizer, price_per_gpu_hour, ..., jobs).
+
+    Raises InputError, in one line, for a wrong name, value or combination. Warns of cells that failed.
+    """
+    given = dict(options) if pass_rates is None else {**options, "pass_rates": str(pass_rates)}
+    described, how = _described("compare", None, given, scenarios=scenarios, allocators=allocators)
+    kept = None if out is None else Path(out)
+    found = recommended(described, kept, how, like=like, price=price, progress=progress)
+    for line in found.results.what_failed():
+        warnings.warn(line, stacklevel=2)
+    return found
+
+
+def recommended(
+    description: Description,
+    out: Path | None,
+    execution: Execution,
+    *,
+    like: str | Path | None,
+    price: Price,
+    command: str | None = None,
+    progress: bool = True,
+) -> Recommendation:
+    """The recommendation of a described comparison, which is carried out; or of the results in `like`.
+
+    Raises InputError where these are not of training runs, or both are asked for.
+    """
+    from rolloutbench.analysis.recommendation import Recommendation, check_price
+
+    check_price(price)
+    if like is not None:
+        told = sorted(description.model_fields_set - {"study", *OF_LIKE})
+        other = "--out" if out is not None else description.where(told[0]) if told else None
+        if other is not None:
+            raise InputError(f"{other}: goes without --like, whose results are read as they are")
+        assert isinstance(description, Comparison)
+        results = open_results(Path(like))
+        if description.price_per_gpu_hour is not None:
+            results = results.priced(description.price_per_gpu_hour)
+        names = [name if isinstance(name, str) else repr(name) for name in description.allocators or ()]
+        return Recommendation.of(results, price, description.scenarios or (), names)
+    if description.build().results.kind != "learning":
+        raise InputError(f"{description.where('scenarios')}: a snapshot does not train: training is expected")
+    results = run(description, out, execution, command=command, progress=progress)
+    return Recommendation.of(results, price)
+
+
 def solve(
     p: ArrayLike,
     rollouts: int,
@@ -198,6 +281,17 @@ def _study(
     options: Mapping[str, Any],
     **members: Any,
 ) -> Results:
+    described, how = _described(name, config, options, **members)
+    results = run(described, None if out is None else Path(out), how, progress=progress)
+    for line in results.what_failed():
+        warnings.warn(line, stacklevel=3)
+    return results
+
+
+def _described(
+    name: str, config: str | Path | None, options: Mapping[str, Any], **members: Any
+) -> tuple[Description, Execution]:
+    """A study, and how it is carried out, by the arguments of a function."""
     how = {key: value for key, value in options.items() if key in Execution.__dataclass_fields__}
     given = {
         key: value if isinstance(value, str) else list(value)  # a text is refused as no list
@@ -206,15 +300,4 @@ def _study(
     }
     given |= {key: value for key, value in options.items() if key not in how}
     described = description_of(name).of(given, None if config is None else Path(config), options=False)
-    directory = Path(tempfile.mkdtemp(prefix="rolloutbench-")) if out is None else Path(out)
-    try:
-        results = run(described, directory, Execution(**how), progress=progress)
-    except BaseException:
-        if out is None:
-            shutil.rmtree(directory, ignore_errors=True)
-        raise
-    if out is None:
-        weakref.finalize(results, shutil.rmtree, directory, ignore_errors=True)
-    for line in results.what_failed():
-        warnings.warn(line, stacklevel=3)
-    return results
+    return described, Execution(**how)

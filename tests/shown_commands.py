@@ -40,6 +40,8 @@ def run_small(line, folder, monkeypatch):
         )
         command += "" if "--snapshot" in command else " --steps 5"
         command = command.replace(" --steps 5", "") if "replay:" in command else command
+    if command.startswith("recommend") and "--like" not in command:
+        command += " --quick --prompts 8 --steps 5"
     if command.startswith(("train", "record")):  # a far smaller model
         Path("real_runs").symlink_to(ROOT / "real_runs")
         command += " --task sorting[longest=4,pool_size=80,held_out=16] --model tiny[width=32,warmup_steps=5]"

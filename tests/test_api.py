@@ -15,7 +15,7 @@ from rolloutbench.allocators.uniform import Uniform
 
 TINY = "[prompts=16,pool_size=32,steps=6]"
 PUBLIC = {
-    *("compare", "predict", "train", "solve", "open_results", "__version__"),
+    *("compare", "predict", "recommend", "train", "solve", "open_results", "__version__"),
     *("Coach", "Allocator", "Predictor", "Budget", "Request", "Outcomes", "Groups", "Belief", "Setting"),
     *("InputError", "ProtocolError", "allocators", "predictors", "estimators", "scenarios"),
 }

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rolloutbench.analysis.leaderboard import Row, Standing, View, first_view, rows, standings
+from rolloutbench.analysis.recommendation import best_of
 from rolloutbench.analysis.results import Results
-from rolloutbench.analysis.yardsticks import is_yardstick
-from rolloutbench.cells.collectors import BASELINE
 
 SITE = "https://rolloutbench.github.io/rolloutbench/"
 MOST_NAMED = 3
@@ -87,19 +86,7 @@ def advices(found: Sequence[Row]) -> Iterator[Advice]:
 
 def advice(words: str, view: View, stands: Sequence[Standing]) -> Advice:
     """Who is best of the methods in a view, and who cannot be told from it."""
-    able = [one for one in stands if one.is_complete and not is_yardstick(one.allocator)]
-    best = next((one for one in able if one.verdict == "better"), None)
-    if best is None:
-        return Advice(words, view, None, ())
-    equals = (
-        one.allocator
-        for one in able
-        if one is not best
-        and one.allocator != BASELINE
-        and one.ratio.low <= best.ratio.high
-        and best.ratio.low <= one.ratio.high
-    )
-    return Advice(words, view, best, tuple(equals))
+    return Advice(words, view, *best_of(stands))
 
 
 def table(studies: Sequence[Results]) -> str:

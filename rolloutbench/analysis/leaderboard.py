@@ -159,13 +159,18 @@ def rows(studies: Sequence[Results]) -> list[Row]:
 
 
 def standings(found: Iterable[Row], view: View) -> list[Standing]:
-    """Standings of a view, the best first; those that lack a scenario stand behind all that lack none."""
-    chosen = [row for row in found if view.has(row)]
+    """Standings of a view; see `stand`."""
+    return stand((row for row in found if view.has(row)), view.metric)
+
+
+def stand(found: Iterable[Row], metric: str) -> list[Standing]:
+    """Standings of rows by a metric, the best first; those that lack a scenario stand behind the others."""
+    chosen = [row for row in found if metric in row.ratios]
     most = len({(row.scenario, row.condition) for row in chosen})
-    sign = describe(view.metric).sign
+    sign = describe(metric).sign
     stands = []
     for name in dict.fromkeys(row.allocator for row in chosen):
-        ratios = np.array([row.ratios[view.metric] for row in chosen if row.allocator == name])
+        ratios = np.array([row.ratios[metric] for row in chosen if row.allocator == name])
         ratio = Ratio(*map(float, ratios.mean(axis=0)))
         said = "" if name == BASELINE else verdict(ratio.low, ratio.high, sign)
         stands.append(Standing(name, ratio, len(ratios), most, said))

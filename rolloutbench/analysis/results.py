@@ -57,6 +57,8 @@ class Results(ABC):
     """Metrics that the report's heat map of all scenarios can show, besides the one that ranks."""
     drawn: ClassVar[str]
     """The table that figures are drawn from."""
+    gpus: ClassVar[int] = 1
+    """GPUs that are paid for while a run lasts."""
     who: ClassVar[str] = "allocator"
     """What is compared: the singular of the record's entry that lists its names."""
 

@@ -38,6 +38,7 @@ YOURS = "A method of your own"
 COMMANDS = {
     "compare": _Place("studies:compare", RUN, "Compare allocators at equal cost in simulated training."),
     "predict": _Place("studies:predict", RUN, "Compare predictors of the success probability."),
+    "recommend": _Place("recommending:recommend", RUN, "Which allocator to use, and how, in words."),
     "train": _Place("training:train", RUN, "Train a language model with each allocator, for real."),
     "record": _Place("training:record", RUN, "Record rewards and gradients of a language model's rollouts."),
     "show": _Place("results:show", LOOK, "Print the tables of a study again."),

@@ -11,8 +11,9 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeAlias
 
 import annotated_types
@@ -54,6 +55,15 @@ Address = Annotated[
 Out: TypeAlias = Annotated[
     Path, typer.Option(help="Directory for cells, tables, data and plots.", rich_help_panel=RUNNING)
 ]
+KeptIn = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Directory that keeps the study. Without it, only the answer stays.",
+        show_default=False,
+        rich_help_panel=RUNNING,
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option(
@@ -85,25 +95,36 @@ _CONFIG = "TOML file with the study: these options as keys, with underscores. Op
 
 
 def study_command(
-    description: type[Description], out: str, *, config_first: bool = False, without: tuple[str, ...] = ()
+    description: type[Description],
+    out: str | None,
+    *,
+    config_first: bool = False,
+    without: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
+    beside: Mapping[str, tuple[Any, Any]] = MappingProxyType({}),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A function of (description, out, execution, as_json) as a command with all options of a study.
 
-    `out`: its default directory. `config_first`: the file is the command's argument and not an option.
-    `without`: fields of `Execution` that it does not offer.
+    `out`: its default directory; None where it need not keep the study. `config_first`: the file is the
+    command's argument and not an option. `without`: fields of `Execution` that it does not offer. `only`: the
+    fields of the description that it offers, and no file for the others. `beside`: annotation and default
+    of options that are the function's own.
     """
-    fields = dict(_options(description))
+    fields = {
+        key: option for key, option in _options(description) if key in (only or description.model_fields)
+    }
     execution = {key: option for key, option in _EXECUTION.items() if key not in without}
     config = typer.Argument(help=_CONFIG, show_default=False)
     if not config_first:
         config = typer.Option(help=_CONFIG, show_default=False)
     others = [
-        _parameter("config", Annotated[Path | None, config], None),
-        _parameter("out", Out, Path(out)),
+        *([] if only else [_parameter("config", Annotated[Path | None, config], None)]),
+        _parameter("out", KeptIn, None) if out is None else _parameter("out", Out, Path(out)),
         *(_parameter(key, option, getattr(Execution, key)) for key, option in execution.items()),
         _parameter("as_json", AsJson, False),
     ]
-    parameters = [*(_parameter(key, option, None) for key, option in fields.items()), *others]
+    own = [_parameter(key, *option) for key, option in beside.items()]
+    parameters = [*(_parameter(key, option, None) for key, option in fields.items()), *own, *others]
     if config_first:
         parameters = [others[0], *parameters[: len(fields)], *others[1:]]
 
@@ -114,9 +135,9 @@ def study_command(
             for key in asked:
                 if _flag(description.model_fields[key]).commas:
                     asked[key] = _numbers(description.option(key), asked[key])
-            found = description.of(asked, given["config"])
+            found = description.of(asked, given.get("config"))
             how = Execution(**{key: given[key] for key in execution}, debug=debugging.is_on())
-            function(found, given["out"], how, given["as_json"])
+            function(found, given["out"], how, given["as_json"], **{key: given[key] for key in beside})
 
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {each.name: each.annotation for each in parameters}

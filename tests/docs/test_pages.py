@@ -54,6 +54,13 @@ def test_the_comparison_from_python_runs(capsys):
     assert "mopps" in capsys.readouterr().out
 
 
+def test_the_recommendation_from_python_is_read_from_what_is_recorded(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (code,) = blocks(DOCS / "tutorials/own_prompts.md", "python")
+    exec(code, {})
+    assert "mean gain in accuracy at equal seconds" in " ".join(capsys.readouterr().out.split())
+
+
 def test_recorded_results_open_from_python(monkeypatch):
     monkeypatch.chdir(ROOT)
     (code,) = blocks(DOCS / "tutorials/reading_a_study.md", "python")

@@ -26,6 +26,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, get_trainer_cls
 from verl.utils.config import omega_conf_to_dataclass
 
 from rolloutbench.allocators import allocators
+from rolloutbench.analysis.recommendation import for_verl
 from rolloutbench.integrations import verl as integration
 from rolloutbench.integrations.verl import AllocatedPPOTrainer
 from rolloutbench.protocol import InputError
@@ -132,6 +133,33 @@ def test_the_example_is_served(tmp_path):
         config = compose("ppo_trainer", overrides=settings)
     integration._check(config)
     assert integration._options(config).allocator == "vip[predictor=beta]"
+
+
+@pytest.mark.parametrize(
+    ("estimator", "aggregation", "meant"),
+    [
+        ("grpo", "rollout", "grpo"),
+        ("dr_grpo", "prompt", "dr_grpo"),
+        ("rloo", "rollout", "rloo"),
+        ("reinforce", "prompt", "reinforce"),
+    ],
+)
+def test_the_lines_that_recommend_gives_are_served(estimator, aggregation, meant):
+    """As a shell reads them, with a Python that only repeats what it was given."""
+    lines = for_verl("vip[predictor=beta]", estimator, aggregation, 32, 8)
+    printed = lines.replace("python", "printf '%s\\n'", 1)
+    done = subprocess.run(["sh", "-c", printed], capture_output=True, text=True, check=True)
+    _, module, *settings = done.stdout.splitlines()
+    assert module == "verl.trainer.main_ppo"
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=[setting for setting in settings if setting])
+    integration._check(config)
+    options = integration._options(config)
+    assert options.allocator == "vip[predictor=beta]"
+    assert options.aggregation == aggregation
+    assert (options.estimator or integration._estimator(config)) == meant
+    assert config.data.train_batch_size == 32
+    assert config.actor_rollout_ref.rollout.n == 8
 
 
 @pytest.mark.parametrize(

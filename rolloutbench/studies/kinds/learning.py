@@ -55,7 +55,6 @@ class LearningResults(Results):
     default_sort = "area_over_rollouts"
     drawn = "curves"
     gpus: ClassVar[int] = GPUS
-    """GPUs that are paid for while a run lasts."""
 
     @property
     def at_own_best(self) -> bool:
