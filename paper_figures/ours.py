@@ -26,6 +26,17 @@ SUMMARISED = {
     "tuned_seconds_to_90": "seconds to 90% of the gain",
 }
 EPOCHS = "epochs"
+PARTS = "frontier_parts"
+TUNED_ON = (
+    "weak-cold-v1",
+    "strong-saturating-v1",
+    "dead-sixty-v1",
+    "narrow-mid-v1",
+    "high-noise-v1",
+    "small-batch-v1",
+    "first-epoch-v1",
+)
+"""Scenarios in which frontier's parameters were chosen, with seed 0 and 16 replicates."""
 REAL, SIMULATED = "real_sorting", "real_sorting_simulated"
 WHERE = {REAL: "language model", SIMULATED: "simulation"}
 UNITS = {"ratio": "% above uniform", "difference": "points above uniform"}
@@ -48,18 +59,36 @@ def summary(sources: Sources) -> pd.DataFrame:
     values = sources.values(ALL, *SUMMARISED)
     known = {metric: by_allocator(values, metric) for metric in SUMMARISED}
     names = [name for name in values.allocator.unique() if all(name in of for of in known.values())]
+    cubes = {panel: {name: known[metric][name] for name in names} for metric, panel in SUMMARISED.items()}
+    return over_scenarios(cubes)
+
+
+def over_scenarios(cubes: dict[str, dict[str, FloatArray]], sign: int = 1) -> pd.DataFrame:
+    """Rows of each panel's allocators, whose values are (S, R), in the order of the first panel.
+
+    `sign` is -1 where more is better.
+    """
     found, order = [], list[int]()
-    for metric, panel in SUMMARISED.items():
-        cube = np.stack([known[metric][name] for name in names])
-        baseline = np.broadcast_to(known[metric][BASELINE], cube.shape)
+    for panel, known in cubes.items():
+        names, cube = list(known), np.stack(list(known.values()))
+        baseline = np.broadcast_to(known[BASELINE], cube.shape)
         mean = paired_bootstrap(geometric_mean_ratio, cube, baseline)
         ratios = ratio_of_means(cube, baseline)
         if not order:
-            order = sorted(range(len(names)), key=lambda a: (is_apart(names[a]), mean.estimate[a]))
+            order = sorted(range(len(names)), key=lambda a: (is_apart(names[a]), sign * mean.estimate[a]))
         for a in order:
             found.append(exact(panel, names[a], [names[a]] * ratios.shape[1], ratios[a]))
             found.append(rows(panel, names[a], [names[a]], Interval(*(part[a] for part in mean))))
     return pd.concat(found)
+
+
+def parts(sources: Sources) -> pd.DataFrame:
+    """Area over rollouts of frontier without each of its parts; scenarios it was tuned on apart."""
+    metric = "tuned_area_over_rollouts"
+    values = sources.values(PARTS, metric)
+    tuned = values.scenario.isin(TUNED_ON)
+    halves = {"scenarios it was not tuned on": values[~tuned], "scenarios it was tuned on": values[tuned]}
+    return over_scenarios({panel: by_allocator(half, metric) for panel, half in halves.items()}, sign=-1)
 
 
 def by_allocator(values: pd.DataFrame, metric: str) -> dict[str, FloatArray]:
@@ -135,6 +164,16 @@ FIGURES: tuple[Redrawn, ...] = (
         Curves("epochs", "ratio to uniform", log="x", level=1.0, same_y=True, height=2.4),
         (EPOCHS,),
         "One epoch: each prompt once. All runs have 100 steps of 128 prompts x 8 rollouts.",
+    ),
+    Redrawn(
+        "ours_frontier",
+        "What each part of frontier adds: area under accuracy over rollouts, ratio to uniform's, each at its "
+        "own best learning rate. Pale: each scenario. Strong: their geometric mean, with its 95% interval.",
+        parts,
+        Rows("ratio to uniform (more is better)", level=1.0, same_x=True, cloud=True, apart=is_apart),
+        (PARTS,),
+        "All seeds are others than those it was tuned on. Below the line: bounds that know the true success "
+        "probabilities, and uniform.",
     ),
     Redrawn(
         "ours_real",

@@ -22,7 +22,7 @@ POOL, BATCH, GROUP = 16, 4, 8
 P = np.linspace(0.02, 0.98, POOL)
 EXTREME = np.where(np.arange(POOL) % 4 == 0, 0.5, np.where(np.arange(POOL) % 2 == 0, 0.01, 0.99))
 SPECS = all_specs()
-OURS = ("pooled_baseline",)
+OURS = ("pooled_baseline", "frontier")
 """Methods of this project: there is nothing that they could be held against."""
 
 

@@ -55,6 +55,7 @@ allocators: Registry[Allocator] = Registry(
         "prioritized": "rolloutbench.allocators.prioritized:Prioritized",
         "dbb": "rolloutbench.allocators.dbb:DBB",
         "pooled_baseline": "rolloutbench.allocators.pooled_baseline:PooledBaseline",
+        "frontier": "rolloutbench.allocators.frontier:Frontier",
     },
     group="rolloutbench.allocators",
 )

@@ -28,6 +28,7 @@ DEFAULT_ALLOCATORS = (
     "mopps",
     "mopps[predictor=oracle]",
     "vigor",
+    "frontier",
 )
 """Allocators by default, of whom the whole study takes three minutes of two cores."""
 RATE_FACTORS = (0.5, 1.0, 2.0)
