@@ -24,4 +24,7 @@ def pytest_configure():
 @pytest.fixture
 def plots_unsaved(monkeypatch):
     """Studies draw their plots and do not write them, which takes longer than a small study."""
-    monkeypatch.setattr("rolloutbench.analysis.plotting.panels.save", lambda *saved: [])
+    monkeypatch.setattr(
+        "rolloutbench.analysis.plotting.panels.save",
+        lambda figure, directory, name, *formats: [directory / name],
+    )
