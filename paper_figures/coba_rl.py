@@ -83,8 +83,7 @@ def seconds(sources: Sources) -> pd.DataFrame:
 FIGURES: tuple[Redrawn, ...] = (
     Redrawn(
         "coba_rl_values",
-        "CoBA-RL: the value function: the more rollouts fail, the larger alpha, and the easier the prompts "
-        "that are worth a rollout.",
+        "CoBA-RL: the value function",
         values,
         Curves(
             {
@@ -117,7 +116,9 @@ FIGURES: tuple[Redrawn, ...] = (
                 "late": Style("#000000", 2, ((0, (1, 1.5)),)),
             },
         ),
-        said="Computed; weight: Beta(alpha, 11 - alpha). Grey: the paper's alphas early, midway and late in "
+        said="The more rollouts fail, the larger alpha, and the easier the prompts that are worth a "
+        "rollout. "
+        "Computed; weight: Beta(alpha, 11 - alpha). Grey: the paper's alphas early, midway and late in "
         "training. It gives neither their failure rates, nor tau (here 1), nor the line to alpha.",
     ),
     Redrawn(
@@ -131,11 +132,11 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "coba_rl_cost",
-        f"CoBA-RL: time of one allocation: {PROMPTS} prompts, {ROLLOUTS} rollouts, {BOUNDS[0]} to "
-        f"{BOUNDS[1]} each.",
+        "CoBA-RL: time of one allocation",
         seconds,
         Rows("seconds, median", columns=1, width=COLUMN, log="x"),
-        said="Ours: one thread of this machine, both exact. Grey: the paper's heap, and the dynamic program "
+        said=f"{PROMPTS} prompts, {ROLLOUTS} rollouts, {BOUNDS[0]} to {BOUNDS[1]} each. "
+        "Ours: one thread of this machine, both exact. Grey: the paper's heap, and the dynamic program "
         "of Knapsack RL, as it timed them.",
     ),
 )

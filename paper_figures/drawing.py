@@ -9,7 +9,7 @@ series that it belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -23,6 +23,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 
 from rolloutbench.allocators import allocators
 from rolloutbench.analysis.pictures import TICKS, WIDE
+from rolloutbench.analysis.plotting.lines import PALE, name_coinciding, pale_said
 from rolloutbench.analysis.plotting.panels import Captioned, finish, folded_all, legend_below, panel_for_each
 from rolloutbench.analysis.plotting.style import Look, Style, looks, print_style
 from rolloutbench.protocol import FloatArray
@@ -42,7 +43,7 @@ class Layout:
     `y` and `x` are labels with units, one for all panels or one for each. `width` is that of one or of two
     columns of print, `height` a panel's, in inches. `log` names axes that are logarithmic. `level` is a line
     that says where nothing is gained. Series look as the registry `methods` has it; `marked` gives one that
-    is no method its colour.
+    is no method its colour. `bare` says why some numbers of ours have no interval, where some have none.
     """
 
     x: str | Mapping[str, str]
@@ -54,6 +55,7 @@ class Layout:
     level: float | None = None
     methods: Registry[Any] = allocators
     marked: Mapping[str, Style] = field(default_factory=dict)
+    bare: str = "What has none is computed, not estimated."
 
     def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Captioned:
         """Draw one panel for each name in the table's column; `said` is the title and the caption's lines."""
@@ -63,8 +65,24 @@ class Layout:
         """Looks of a table's series by name, in order of appearance."""
         return looks([str(name) for name in table.series.unique()], self.methods, self.marked)
 
+    def _intervals_said(self, table: pd.DataFrame) -> Iterator[str]:
+        """What the caption says of intervals, and of numbers that have none."""
+        ours = table[(table.source == OURS) & table.value.notna()]
+        with_interval = ours.low.notna()
+        if with_interval.any():
+            yield "Lines and bands are 95% intervals; one that cannot be seen is within its marker or line."
+        if not with_interval.all():
+            yield self.bare if with_interval.any() else self.bare.replace("What has none", "All of ours")
+        if (table.source == PUBLISHED).any():
+            yield "Published numbers come without intervals."
+
     def _finish(
-        self, figure: Captioned, panels: dict[str, Axes], said: Sequence[str], entries: dict[str, Artist]
+        self,
+        figure: Captioned,
+        panels: dict[str, Axes],
+        said: Sequence[str],
+        entries: dict[str, Artist],
+        table: pd.DataFrame,
     ) -> None:
         x, y = (label if isinstance(label, str) else "" for label in (self.x, self.y))
         finish(figure, panels, x, y, self.columns)
@@ -75,7 +93,7 @@ class Layout:
                 axes.set_ylabel(self.y[name])
         title, *caption = said
         figure.entitle(title)
-        figure.say(*caption)
+        figure.say(*caption, *self._intervals_said(table))
         legend_below(figure, entries)
 
 
@@ -83,10 +101,12 @@ class Layout:
 class Curves(Layout):
     """Layout of lines over a number: bands are 95% intervals, or whiskers where the points are few.
 
-    One or two published numbers are marks without a line. With `same_y` all panels have one scale.
+    One or two published numbers are marks without a line. With `same_y` all panels have one scale. The series
+    of `pale` do not stand out, and their intervals are left out.
     """
 
     same_y: bool = False
+    pale: tuple[str, ...] = ()
 
     def draw(self, table: pd.DataFrame, said: Sequence[str]) -> Captioned:
         """Draw curves, published lines behind ours."""
@@ -102,8 +122,11 @@ class Curves(Layout):
                 here = table[table.panel == panel]
                 for (source, series), rows in here.groupby(["source", "series"], sort=False):
                     ordered = rows.sort_values("x", kind="stable")
-                    line = _line(axes, ordered, str(source), look[str(series)])
-                    entries.setdefault(_label(source, series, look), line)
+                    name = _label(source, series, look)
+                    line = _line(axes, ordered, str(source), look[str(series)], series in self.pale)
+                    if source == OURS:
+                        line.set_label(name)
+                    entries.setdefault(name, line)
                 axes.margins(x=0.02)
                 _logarithmic(axes, self.log)
                 if axes.get_xlim()[1] > 1e4 and "x" not in self.log:
@@ -113,7 +136,11 @@ class Curves(Layout):
                 ends = np.array([axes.get_ylim() for axes in panels.values()])
                 for axes in panels.values():
                     axes.set_ylim(ends[:, 0].min(), ends[:, 1].max())
-            self._finish(figure, panels, said, _ours_first(entries))
+            inches = self.width / min(self.columns, len(panels)) - 0.5
+            coinciding = sorted({name_coinciding([axes], inches) for axes in panels.values()})
+            pale = pale_said([str(name) for name in look], [name for name in look if name not in self.pale])
+            said = [*said, *coinciding, pale]
+            self._finish(figure, panels, said, _ours_first(entries), table)
         return figure
 
 
@@ -182,7 +209,7 @@ class Rows(Layout):
             ]
             if max(len(known), 1) + len(grey) == len(entries):  # the rows say already who is who
                 entries = {PUBLISHED: grey[0]} if grey else {}
-            self._finish(figure, panels, said, _ours_first(entries))
+            self._finish(figure, panels, said, _ours_first(entries), table)
         return figure
 
 
@@ -202,7 +229,7 @@ def _logarithmic(axes: Axes, log: str) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def _line(axes: Axes, rows: pd.DataFrame, source: str, look: Look) -> Line2D:
+def _line(axes: Axes, rows: pd.DataFrame, source: str, look: Look, pale: bool = False) -> Line2D:
     x, value, low, high = (rows[name].to_numpy(dtype=np.float64) for name in ("x", "value", "low", "high"))
     grey = source == PUBLISHED
     color, few = GREY if grey else look.color, len(x) <= FEW
@@ -210,9 +237,9 @@ def _line(axes: Axes, rows: pd.DataFrame, source: str, look: Look) -> Line2D:
         x, value, color=color, ls="" if grey and len(x) <= 2 else look.linestyle, lw=0.9 if grey else 1.2,
         zorder=2 if grey else 3,
         marker=look.marker if few or grey else "", markevery=1 if few else len(x) // 8, ms=3.2,
-        gid=f"{source}: {rows.series.iloc[0]}",
+        alpha=PALE if pale else 1.0, gid=f"{source}: {rows.series.iloc[0]}",
     )  # fmt: skip
-    if np.isfinite(low).any():
+    if np.isfinite(low).any() and not pale:
         if few:
             there = np.isfinite(low)
             axes.vlines(x[there], low[there], high[there], color=color, lw=0.8, zorder=2)

@@ -77,11 +77,11 @@ def write(figure: Redrawn, sources: Sources, directory: Path) -> None:
     save(drawn, directory, figure.name)
 
 
-def write_index(figures: Iterable[Redrawn], sources: Sources, directory: Path, command: str) -> None:
-    """Write a page with all figures, for a browser of files."""
+def write_index(figures: Iterable[Redrawn], directory: Path, command: str) -> None:
+    """Write a page with all figures that `write` has written, for a browser of files."""
     parts = ["# Figures", "", f"Made by `{command}`, version {__version__}, commit {commit()}.", ""]
     for figure in figures:
-        said = "\n".join(figure.small_print(sources)[1:])
+        said = (directory / f"{figure.name}.txt").read_text().partition("\n\n")[2].rstrip()
         parts += [f"## {figure.name}", "", figure.title, "", f"![{figure.name}]({figure.name}.png)", ""]
         parts += [said, "", f"Numbers: [{figure.name}.csv]({figure.name}.csv)", ""]
     write_whole(directory / "README.md", "\n".join(parts).encode())

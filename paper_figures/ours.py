@@ -139,8 +139,7 @@ def real(sources: Sources) -> pd.DataFrame:
 FIGURES: tuple[Redrawn, ...] = (
     Redrawn(
         "ours_summary",
-        "What it takes to get 90% of uniform's gain, as a multiple of what uniform takes, each at its own "
-        "best learning rate. Pale: each scenario. Strong: their geometric mean, with its 95% interval.",
+        "What it takes to get 90% of uniform's gain, as a multiple of what uniform takes",
         summary,
         Rows(
             "ratio to uniform (less is better)",
@@ -150,19 +149,31 @@ FIGURES: tuple[Redrawn, ...] = (
             cloud=True,
             band=ORACLE,
             apart=is_apart,
+            bare="Single scenarios are without theirs, so that the means can be read.",
         ),
         (ALL,),
+        "Each at its own best learning rate. Pale: each scenario. Strong: their geometric "
+        "mean, with its 95% interval. "
         "Below the line: yardsticks and controls. Band: the best that VIP's counts can be, at the true "
         "success probabilities; who also chooses prompts can do better. A run not there after 1.5 times "
         "uniform's budget counts as there then. Seconds are simulated. Not here: who lacks a result.",
     ),
     Redrawn(
         "ours_epochs",
-        "Learning against how often a run sees each prompt: area under accuracy over rollouts, ratio to "
-        "uniform's, each at its own best learning rate.",
+        "Learning against how often a run sees each prompt",
         epochs,
-        Curves("epochs", "ratio to uniform", log="x", level=1.0, same_y=True, height=2.4),
+        Curves(
+            "epochs",
+            "ratio to uniform",
+            log="x",
+            level=1.0,
+            same_y=True,
+            height=2.4,
+            pale=("uniform[divide=2]",),
+        ),
         (EPOCHS,),
+        "Area under accuracy over rollouts, ratio to uniform's, each at its own best learning "
+        "rate. "
         "One epoch: each prompt once. All runs have 100 steps of 128 prompts x 8 rollouts.",
     ),
     Redrawn(

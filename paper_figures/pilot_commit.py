@@ -321,11 +321,11 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "pilot_commit_fig4",
-        "Pilot-Commit Fig. 4: pilots + commits of a group, at equal cost of training (nominal rollouts of a "
-        "step in brackets) and of sampling.",
+        "Pilot-Commit Fig. 4: pilots + commits of a group, at equal cost of training and of sampling",
         splits,
         Rows("rollouts to the target, ratio to 16 + 48", log="x", level=1.0),
         (SETTINGS,),
+        "In brackets: nominal rollouts of a step. "
         "Targets are shares of the gain of a reference GRPO run. All rollouts are counted.",
     ),
     Redrawn(

@@ -346,7 +346,13 @@ FIGURES: tuple[Redrawn, ...] = (
         "vip_fig3",
         "VIP Fig. 3: mean absolute error of the predicted success rate while RLOO trains",
         figure_3,
-        Curves("step", "mean |predicted - actual|", height=1.9, methods=predictors),
+        Curves(
+            "step",
+            "mean |predicted - actual|",
+            height=1.9,
+            methods=predictors,
+            pale=("uniform", "ensemble"),
+        ),
         studies=("vip_prediction",),
         said="Ours is against the true success probability, the published one against the share solved of a "
         "few rollouts. gp[printed] is the process as the paper has it, gp[released] as its code has it, gp "
@@ -354,12 +360,12 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "vip_fig3means",
-        "VIP Fig. 3 in numbers: mean absolute error before and after prompts come back; published beside it: "
-        "Qwen2.5-Math-1.5B at the weak start, 7B in the middle",
+        "VIP Fig. 3 in numbers: mean absolute error before and after prompts come back",
         figure_3_means,
         Rows("mean |predicted - actual|", columns=4, methods=predictors),
         studies=("vip_prediction",),
-        said="Ours is against the true success probability, the published one against the share solved of a "
+        said="Published beside it: Qwen2.5-Math-1.5B at the weak start, 7B in the middle. "
+        "Ours is against the true success probability, the published one against the share solved of a "
         "few rollouts; its 1.5B model solves next to nothing in the first 16 steps, so that nobody errs.",
     ),
     Redrawn(
@@ -388,40 +394,40 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "vip_table1",
-        "VIP Table 1: gain over equal groups at equal rollouts, from a weak start: held-out accuracy, and "
-        "the published mean@32; by objective and rollouts per prompt",
+        "VIP Table 1: held-out accuracy above equal groups' at equal rollouts, from a weak start",
         partial(table_1, ours="accuracy_at_rollouts", theirs="mean@32"),
         Rows(POINTS, columns=4, level=0.0, same_x=True),
         studies=("vip_rloo", "vip_dr_grpo"),
-        said="Published: mean@32 of one run on 30 problems, no intervals; of 1.5B with Dr. GRPO at 8, "
+        said="By objective and rollouts per prompt. "
+        "Published: mean@32 of one run on 30 problems, no intervals; of 1.5B with Dr. GRPO at 8, "
         "AIME25, the paper has swapped mean and majority.",
     ),
     Redrawn(
         "vip_table1pass",
-        "VIP Table 1: gain over equal groups at equal rollouts, from a weak start: held-out pass@8, and the "
-        "published pass@32; by objective and rollouts per prompt",
+        "VIP Table 1: held-out pass@8 above equal groups' at equal rollouts, from a weak start",
         partial(table_1, ours="pass_at_8", theirs="pass@32"),
         Rows(POINTS, columns=4, level=0.0, same_x=True),
         studies=("vip_rloo", "vip_dr_grpo"),
-        said="Published: one run, 30 problems, no intervals; by chance alone a pass@32 of .3 varies by 8 "
+        said="By objective and rollouts per prompt, beside the published pass@32. "
+        "Published: one run, 30 problems, no intervals; by chance alone a pass@32 of .3 varies by 8 "
         "points.",
     ),
     Redrawn(
         "vip_table1rollouts",
-        "VIP Tables 1 and 2: rollouts to 90% of the gain of equal groups, over what those needed; by "
-        "scenario, objective and rollouts per prompt",
+        "VIP Tables 1 and 2: rollouts to 90% of the gain of equal groups, over what those needed",
         table_1_rollouts,
         Rows("ratio to uniform", columns=4, level=1.0),
         studies=("vip_rloo", "vip_dr_grpo"),
+        said="By scenario, objective and rollouts per prompt.",
     ),
     Redrawn(
         "vip_table2",
-        "VIP Table 2: gain over equal groups at equal rollouts, u-shaped difficulty: held-out accuracy, and "
-        "exact match of a model with tools",
+        "VIP Table 2: gain over equal groups at equal rollouts, u-shaped difficulty",
         table_2,
         Rows(POINTS, level=0.0),
         studies=("vip_rloo", "vip_dr_grpo"),
-        said="Published: Qwen2.5-3B-Instruct, one run, no intervals.",
+        said="Held-out accuracy, and exact match of a model with tools. "
+        "Published: Qwen2.5-3B-Instruct, one run, no intervals.",
     ),
     Redrawn(
         "vip_table3",
@@ -446,6 +452,7 @@ FIGURES: tuple[Redrawn, ...] = (
                 "R, |z|^2": Style("#CC6677", 1),
                 "Var|z|": Style("#44AA99", 2),
             },
+            bare="A p-value has no interval.",
         ),
         said="Ours: a transformer that learns to sort, 500 prompts with 16 rollouts, at steps 0, 50 and 100; "
         f"p-values below {LEAST:g} are drawn there, and of 999 permutations none is as extreme. Published: "
@@ -454,22 +461,22 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "vip_next",
-        "What VIP leaves to check: a policy that moves fast, verifiers that err. Gain over equal groups in "
-        "the area under held-out accuracy over rollouts, RLOO",
+        "What VIP leaves to check: a policy that moves fast, verifiers that err",
         next_checks,
         Rows(POINTS, columns=5, level=0.0),
         studies=("next_checks",),
-        said="u-shaped difficulty. Fast: at four times the learning rate, too much for Adam to be steady; "
+        said="Gain over equal groups in the area under held-out accuracy over rollouts, RLOO. "
+        "u-shaped difficulty. Fast: at four times the learning rate, too much for Adam to be steady; "
         "with 256 prompts each is seen fifty times. 10% wrong: of all verdicts. 30% pass: of failures, and "
         "10% of successes fail. Held-out accuracy is judged without error.",
     ),
     Redrawn(
         "vip_nextmillion",
-        "What VIP leaves to check: a million prompts. Gain over equal groups in the area under held-out "
-        "accuracy over rollouts, RLOO",
+        "What VIP leaves to check: a million prompts",
         million,
         Rows(POINTS, level=0.0),
         studies=("million_prompts",),
-        said="A sparse process: the paper's updates its mean of every prompt in every step.",
+        said="Gain over equal groups in the area under held-out accuracy over rollouts, RLOO. "
+        "A sparse process: the paper's updates its mean of every prompt in every step.",
     ),
 )

@@ -70,8 +70,8 @@ def figures(
 ) -> None:
     """Redraw the papers' figures and tables from what is measured here.
 
-    For each: PNG, PDF, and the CSV with every number that is drawn, intervals included. What a paper
-    published stands behind ours in grey, where both exist. `OUT/README.md` shows them all.
+    For each: PNG, PDF, a caption, and the CSV with every number that is drawn, intervals included. What a
+    paper published stands behind ours in grey, where both exist. `OUT/README.md` shows them all.
 
     `rolloutbench figures vip --out figures`, `rolloutbench figures pilot_commit_fig1 --run`
     """
@@ -92,7 +92,7 @@ def figures(
                 say(f"drawing {figure.name}")
                 gallery.write(figure, sources, out)
             console.print(f"{out / figure.name}.png  {figure.title}", soft_wrap=True)
-        gallery.write_index(wanted, sources, out, command_line())
+        gallery.write_index(wanted, out, command_line())
         if keep is not None:
             judging.judge_all(judging.claims_in(), sources)  # which read numbers of their own
             for study in gallery.runnable_studies(wanted):
