@@ -136,7 +136,8 @@ def _line_of(variant: int, lines: int) -> int:
 def _free(variant: int, taken: set[int], lines: int) -> int:
     """The variant itself or the next one that none in this figure has: its line, or at least its marker."""
     others = range(2, len(MARKERS))
-    following = [variant, *(others[(variant - 2 + step) % len(others)] for step in range(len(others)))]
+    following = [*(others[(variant - 2 + step) % len(others)] for step in range(len(others))), 1, 0]
+    following = [variant, *following]
     used = {_line_of(one, lines) for one in taken}
     for one in following:
         if _line_of(one, lines) not in used:
