@@ -22,6 +22,8 @@ PALE = 0.35
 """Opacity of the curves that do not stand out."""
 ROOMY = 1.2
 """Width in inches of a panel that has room for names beside its lines."""
+FLAT = 0.1
+"""Beside lines that cover no more of their panel's height there is room for names."""
 SAME = 0.012
 """Lines coincide that are nowhere further apart than this share of their panel's height."""
 
@@ -105,9 +107,11 @@ def name_coinciding(panels: Iterable[Axes], inches: float) -> str:
     """Write the names of lines that lie on one another above or below them, where there is more room.
 
     In a row of panels, each `inches` wide, the same names are written once. Where panels have no room for
-    names, they are in the answer, a sentence for the caption. Call it when the limits of the axes are final.
+    names, or lines are not flat, they are in the answer, a sentence for the caption. Call it when the limits
+    of the axes are final.
     """
     named: list[list[str]] = []
+    unwritten: list[str] = []
     for axes in panels:
         lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
         heights = {line: _heights(axes, line) for line in lines}
@@ -116,7 +120,8 @@ def name_coinciding(panels: Iterable[Axes], inches: float) -> str:
             if names in named:
                 continue
             named.append(names)
-            if inches < ROOMY:
+            if inches < ROOMY or np.nanmax(heights[group[0]]) - np.nanmin(heights[group[0]]) > FLAT:
+                unwritten.append(" = ".join(names))
                 continue
             others = [heights[line] for line in lines if line not in group]
             x, y = (np.asarray(of, dtype=np.float64) for of in group[0].get_data())
@@ -128,9 +133,7 @@ def name_coinciding(panels: Iterable[Axes], inches: float) -> str:
                 linespacing=1.0, bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5},
             )  # fmt: skip
             label.set_in_layout(False)
-    if inches >= ROOMY or not named:
-        return ""
-    return f"On one line: {'; '.join(' = '.join(names) for names in named)}."
+    return f"On one line: {'; '.join(unwritten)}." if unwritten else ""
 
 
 def _groups(heights: Mapping[Line2D, FloatArray]) -> list[list[Line2D]]:

@@ -18,6 +18,7 @@ from made_up import (
 from matplotlib.figure import Figure
 
 from rolloutbench.analysis.metrics import AXES
+from rolloutbench.analysis.pictures import Page
 from rolloutbench.analysis.plotting import curves
 from rolloutbench.analysis.statistics import mean_interval
 from rolloutbench.cells.collectors import COUNT_BINS, REFERENCE, count_metric
@@ -137,6 +138,36 @@ def test_a_long_legend_is_folded_and_grows_the_figure():
     short = curves.learning_curves(made_curves(allocators=("uniform", "vip")), N_STEPS, "steps", "")
     assert "\n" in legend_of(figure)[1]
     assert figure.get_figheight() > short.get_figheight() + 0.1
+
+
+def test_lines_that_coincide_are_named_together():
+    """Beside flat lines in the panel, in the caption where the panel is too narrow."""
+    flat = CURVES.copy()
+    flat.loc[flat.allocator.isin(["uniform", "dapo"]), [count_metric(b) for b in range(COUNT_BINS)]] = 8.0
+    figure = curves.allocation_over_time(flat, N_STEPS, "")
+    said = [text.get_text().replace("\n", " ") for axes in figure.axes for text in axes.texts]
+    assert said == ["uniform = dapo"] * len(SCENARIOS)  # once in each row
+    assert "uniform = dapo" not in figure.caption
+    narrow = curves.allocation_over_time(flat, N_STEPS, "", Page(3.3))
+    assert not any(axes.texts for axes in narrow.axes)
+    assert "On one line: uniform = dapo." in narrow.caption
+    assert not any(axes.texts for axes in curves.allocation_over_time(CURVES, N_STEPS, "").axes)
+
+
+def test_six_curves_stand_out_and_the_others_are_pale():
+    many = ("uniform", *(f"vip[lower={number}]" for number in range(7)))
+    page = Page(ranked=("uniform", *reversed(many[1:])))
+    figure = curves.learning_curves(made_curves(allocators=many), N_STEPS, "rollouts", "", page)
+    strong = [many[0], *reversed(many[-5:])]
+    for axes in figure.axes:
+        assert len(bands(axes)) == 6
+        for name in many:
+            assert (line(axes, name).get_alpha() == 1) == (name in strong)
+    assert legend_of(figure)[-2:] == list(many[1:3])
+    assert f"stand out can be read: {many[1]}, {many[2]}." in figure.caption
+    only = curves.learning_curves(made_curves(allocators=many), N_STEPS, "rollouts", "", Page(only=many[1:3]))
+    assert legend_of(only) == list(many[1:3])
+    assert len(bands(only.axes[0])) == 2
 
 
 def test_a_value_without_neighbours_is_marked():
