@@ -69,19 +69,20 @@ def description(study: str, quick: bool) -> Description:
     return kind.of({key: value for key, value in shorter.items() if key in kind.model_fields}, path)
 
 
-def write(figure: Redrawn, sources: Sources, directory: Path) -> None:
-    """Write a figure as PNG and PDF, and the numbers behind every panel as CSV."""
+def write(figure: Redrawn, sources: Sources, directory: Path) -> str:
+    """Write a figure as PNG and PDF, and the numbers behind every panel as CSV; returns its caption."""
     table = figure.read_from(sources)
     drawn = figure.layout.draw(table, figure.small_print(sources))
     write_whole(directory / f"{figure.name}.csv", table.to_csv(index=False, float_format="%.6g").encode())
     save(drawn, directory, figure.name)
+    return drawn.caption
 
 
-def write_index(figures: Iterable[Redrawn], directory: Path, command: str) -> None:
-    """Write a page with all figures that `write` has written, for a browser of files."""
+def write_index(captions: Mapping[str, str], directory: Path, command: str) -> None:
+    """Write a page with these figures and their captions, for a browser of files."""
     parts = ["# Figures", "", f"Made by `{command}`, version {__version__}, commit {commit()}.", ""]
-    for figure in figures:
-        said = (directory / f"{figure.name}.txt").read_text().partition("\n\n")[2].rstrip()
+    for name, said in captions.items():
+        figure = FIGURES[name]
         parts += [f"## {figure.name}", "", figure.title, "", f"![{figure.name}]({figure.name}.png)", ""]
         parts += [said, "", f"Numbers: [{figure.name}.csv]({figure.name}.csv)", ""]
     write_whole(directory / "README.md", "\n".join(parts).encode())

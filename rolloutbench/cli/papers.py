@@ -87,12 +87,13 @@ def figures(
             made.enter_context(made_directory("--keep", keep))
         made.enter_context(made_directory("--out", out))
         console = tables.console()
+        captions: dict[str, str] = {}
         for figure in wanted:
             with tables.status("figures") as say:
                 say(f"drawing {figure.name}")
-                gallery.write(figure, sources, out)
+                captions[figure.name] = gallery.write(figure, sources, out)
             console.print(f"{out / figure.name}.png  {figure.title}", soft_wrap=True)
-        gallery.write_index(wanted, out, command_line())
+        gallery.write_index(captions, out, command_line())
         if keep is not None:
             judging.judge_all(judging.claims_in(), sources)  # which read numbers of their own
             for study in gallery.runnable_studies(wanted):
