@@ -24,6 +24,11 @@ from rolloutbench.studies.kinds import open_results
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 """Folder of recorded studies, in a checkout; an installed package is without them."""
+RECORDED = (
+    "--results takes the folder results/ of a clone of https://github.com/rolloutbench/rolloutbench, which "
+    "has it"
+)
+"""What to do where something recorded is missing."""
 STUDIES = HERE / "studies"
 """Folder of the studies' descriptions."""
 KEYS = ("scenario", "allocator", "predictor", "rate", "replicate", "steps", "epoch", "metric", "value")
@@ -62,15 +67,22 @@ class Sources:
         """
         if study not in self._opened:
             path = self.directory / study
-            if not path.is_dir() and not is_runnable(study):
-                path = RESULTS / study
-            if not path.is_dir():
-                how = (
-                    "--run runs it" if is_runnable(study) else "it was recorded once and is in the repository"
-                )
-                raise InputError(f"{path}: no such study; {how}, --results says where studies are")
+            if is_runnable(study) and not path.is_dir():
+                raise InputError(f"{path}: no such study; --run runs it, {RECORDED}")
+            path = path if is_runnable(study) else self.recorded(study)
             self._opened[study], self.asked[study] = open_results(path), []
         return self._opened[study]
+
+    def recorded(self, name: str) -> Path:
+        """Path of what was recorded once and is not run again: where studies are, or else in the checkout.
+
+        Raises InputError where it is in neither.
+        """
+        paths = [folder / name for folder in (self.directory, RESULTS)]
+        found = next((path for path in paths if path.exists()), None)
+        if found is None:
+            raise InputError(f"{paths[0]}: is not there, and was recorded once; {RECORDED}")
+        return found
 
     def table(
         self, study: str, name: str, columns: Sequence[str] = (), **only: Sequence[str]

@@ -19,7 +19,7 @@ import pandas as pd
 
 from paper_figures.drawing import Curves, Rows
 from paper_figures.series import along, between, compared, exact, points, rows, runs
-from paper_figures.sources import RESULTS, Redrawn, Sources, as_published, published
+from paper_figures.sources import Redrawn, Sources, as_published, published
 from rolloutbench.analysis.plotting.style import Style
 from rolloutbench.analysis.statistics import interpolate_curves, mean_interval
 from rolloutbench.predictors import predictors
@@ -278,7 +278,7 @@ LEAST = 1e-12
 
 def tables_5_to_8(sources: Sources) -> pd.DataFrame:
     """p-values of the tests in Tables 5 to 8, of a small transformer trained here and of the paper's."""
-    ours = pd.read_csv(RESULTS / "real_sorting_scores" / "tests.csv")
+    ours = pd.read_csv(sources.recorded("real_sorting_scores/tests.csv"))
     found = []
     for test, (item, panel, statistics) in TESTS.items():
         theirs = published("vip", item)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from paper_figures.drawing import Curves, Rows
 from paper_figures.series import exact, median_seconds, rows
-from paper_figures.sources import RESULTS, Redrawn, Sources, as_published, published
+from paper_figures.sources import Redrawn, Sources, as_published, published
 from rolloutbench.allocators import allocators
 from rolloutbench.allocators.inverse import Inverse
 from rolloutbench.analysis.plotting.style import DASHED, Style
@@ -109,9 +109,9 @@ def chances() -> FloatArray:
     return np.random.default_rng(20260201).beta(0.4, 0.6, BATCH)
 
 
-def recorded_slsqp() -> float:
+def recorded_slsqp(sources: Sources) -> float:
     """Recorded seconds of what the released code does: SLSQP on sum p(1-p)/n; see results/solver_speed."""
-    text = (RESULTS / "solver_speed" / "table.txt").read_text()
+    text = sources.recorded("solver_speed/table.txt").read_text()
     found = re.search(r"^ *SLSQP.* ([\d.]+) s ", text, re.MULTILINE)
     if found is None:
         raise ValueError("results/solver_speed/table.txt: no line of SLSQP in seconds")
@@ -148,7 +148,9 @@ def table_4(sources: Sources) -> pd.DataFrame:
     of_small = theirs[theirs.setting.str.contains("1.5B")]
     paper = dict(zip(of_small.method, of_small.value.astype(float), strict=True))
     nothing = np.array(np.nan)
-    measured = {"allocation: SLSQP, as released": Interval(np.array(recorded_slsqp()), nothing, nothing)}
+    measured = {
+        "allocation: SLSQP, as released": Interval(np.array(recorded_slsqp(sources)), nothing, nothing)
+    }
     calls: dict[str, Callable[[], object]] = {}
     solvers = [
         ("allocation: cvxpy, RLOO", RLOONoise(), "cvxpy"),

@@ -36,6 +36,16 @@ def test_what_is_public_is_this_list():
         rb.nothing  # noqa: B018
 
 
+def test_there_is_one_version():
+    root = Path(__file__).parents[1]
+    for name, line in (
+        ("pyproject.toml", f'version = "{rb.__version__}"\n'),
+        ("CITATION.cff", f"version: {rb.__version__}\n"),
+        ("CHANGELOG.md", f"## {rb.__version__} ("),
+    ):
+        assert line in (root / name).read_text(), name
+
+
 def test_importing_it_imports_nothing_heavy():
     code = "import sys, rolloutbench; print(*{'numpy', 'pandas', 'typer', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

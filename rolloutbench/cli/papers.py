@@ -38,7 +38,7 @@ Recorded = Annotated[
     Path | None,
     typer.Option(
         "--results",
-        help="Where studies were recorded. Default: results/ of the checkout.",
+        help="Where studies were recorded. Default: results/ of the checkout; an installed package has none.",
         show_default=False,
     ),
 ]

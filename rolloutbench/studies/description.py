@@ -111,6 +111,7 @@ class Description(BaseModel, ABC):
 
         `options`: whether messages should name the command line's options, or else arguments of a function.
         """
+        file = None if file is None else _found(file)
         read = {} if file is None else read_toml(file)
         named = {key: f"{file}: {_key(key)}" for key in read}
         named |= {key: cls.option(key) if options else key for key in given}
@@ -233,6 +234,12 @@ PriceField = Annotated[float, Field(gt=0, lt=1e6, allow_inf_nan=False)] | None
 
 RateField = list[Annotated[float, Field(gt=0, lt=1e6)]] | None
 """Factors of a learning rate, each allocator's own best of which is chosen; None: the study's default."""
+
+
+def _found(path: Path) -> Path:
+    """The file itself, or else the one of this path beside the package, which brings some to begin with."""
+    brought = Path(__file__).parents[2] / path
+    return brought if brought.is_file() and not path.exists() else path
 
 
 def read_toml(path: Path) -> dict[str, Any]:
