@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 from rolloutbench.allocators import allocators
 from rolloutbench.analysis.plotting.curves import learning_curves
 from rolloutbench.analysis.plotting.style import COLOURS, MARKERS, OTHER_COLOURS, Style, looks
-from rolloutbench.analysis.yardsticks import is_yardstick
+from rolloutbench.analysis.yardsticks import is_yardstick, method_of
 from rolloutbench.predictors import predictors
 from rolloutbench.studies.defaults import DEFAULT_ALLOCATORS
 
@@ -122,6 +122,9 @@ def test_no_colour_is_pale(color):
 def test_everybody_in_the_default_study_has_a_look_of_its_own():
     found = looks(DEFAULT_ALLOCATORS)
     assert len({(look.color, look.linestyle) for look in found.values()}) == len(DEFAULT_ALLOCATORS)
+    assert len({look.color for look in found.values()}) == len(
+        {method_of(spec) for spec in DEFAULT_ALLOCATORS}
+    )
     assert found["uniform"] == ("#000000", "o", "-")
 
 
