@@ -24,6 +24,9 @@ from rolloutbench.analysis.tables import Sheet, as_code, plain
 from rolloutbench.studies.kinds import open_results
 from rolloutbench.tabular import read_table
 
+PARTS = ("frontier_parts",)
+"""Studies of what each part of a method adds, whose variants are no contestants."""
+
 
 @functools.cache
 def study(root: Path, name: str) -> Results:
@@ -32,8 +35,9 @@ def study(root: Path, name: str) -> Results:
 
 
 def training_runs(root: Path) -> list[Results]:
-    """All recorded studies of training runs, simulated or real, by name."""
-    found = [study(root, path.parent.name) for path in sorted((root / "results").glob("*/manifest.json"))]
+    """All recorded studies of training runs, simulated or real, by name; not those of one method's parts."""
+    names = [path.parent.name for path in sorted((root / "results").glob("*/manifest.json"))]
+    found = [study(root, name) for name in names if name not in PARTS]
     return [results for results in found if results.kind in leaderboard.KINDS]
 
 
