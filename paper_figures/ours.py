@@ -178,13 +178,13 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "ours_frontier",
-        "What each part of frontier adds: area under accuracy over rollouts, ratio to uniform's, each at its "
-        "own best learning rate. Pale: each scenario. Strong: their geometric mean, with its 95% interval.",
+        "What each part of frontier adds to the area under accuracy over rollouts.",
         parts,
         Rows("ratio to uniform (more is better)", level=1.0, same_x=True, cloud=True, apart=is_apart),
         (PARTS,),
-        "All seeds are others than those it was tuned on. Below the line: bounds that know the true success "
-        "probabilities, and uniform.",
+        "Ratio to uniform's, each at its own best learning rate. Pale: each scenario. Strong: their "
+        "geometric mean, with its 95% interval. All seeds are others than those it was tuned on. Below the "
+        "line: bounds that know the true success probabilities, and uniform.",
     ),
     Redrawn(
         "ours_real",
