@@ -120,11 +120,11 @@ def test_only_what_is_asked_for_is_drawn_and_its_numbers_are_the_same():
             label.get_text(): line.get_xdata()[0]
             for label, line in zip(axes.get_yticklabels(), dots, strict=True)
         }
-        for figure in (results.figure("ranking"), results.figure("ranking", allocators=["vip", "dapo"]))
+        for figure in (results.figure("ranking"), results.figure("ranking", allocators=["mopps", "dapo"]))
         for axes in figure.axes
         for dots in [[line for line in axes.get_lines() if line.get_marker() not in ("None", "", "|")]]
     ]
-    assert ranks[1] == {name: ranks[0][name] for name in ("vip", "dapo")}
+    assert ranks[1] == {name: ranks[0][name] for name in ("mopps", "dapo")}
 
 
 @pytest.mark.parametrize(
