@@ -14,6 +14,7 @@ declared here with it.
 from __future__ import annotations
 
 import contextlib
+import os
 import reprlib
 import tomllib
 from abc import ABC, abstractmethod
@@ -239,7 +240,8 @@ RateField = list[Annotated[float, Field(gt=0, lt=1e6)]] | None
 def _found(path: Path) -> Path:
     """The file itself, or else the one of this path beside the package, which brings some to begin with."""
     brought = Path(__file__).parents[2] / path
-    return brought if brought.is_file() and not path.exists() else path
+    found = os.path.isfile(brought) and not os.path.exists(path)  # pathlib's raise for names too long
+    return brought if found else path
 
 
 def read_toml(path: Path) -> dict[str, Any]:

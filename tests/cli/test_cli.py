@@ -540,7 +540,7 @@ def test_predict_writes_and_prints(tmp_path):
     row = summary.loc["kalman", "mae_later"]
     assert f"{row.estimate:.3f} ±{row.high - row.estimate:.3f}" in shown
     assert "watching uniform" in shown
-    assert {path.suffix for path in Path("out/plots").iterdir()} == {".png", ".pdf"}
+    assert {path.suffix for path in Path("out/plots").iterdir()} == {".png", ".pdf", ".txt"}
     assert conditions_of("out")["predictors"].keys() == {
         "uniform",
         "beta",

@@ -26,12 +26,12 @@ def asked(command):
 @pytest.fixture(scope="module")
 def summary():
     found = pd.read_parquet(RECORDED / "summary.parquet")
-    return found[found.scenario == "u-shaped-v1"].pivot(index="allocator", columns="metric")
+    return found[found.scenario == "weak-cold-v1"].pivot(index="allocator", columns="metric")
 
 
 @pytest.fixture(scope="module")
 def told():
-    return asked(f"--like {RECORDED} -s u-shaped-v1 --price-per-gpu-hour 2 --json").json
+    return asked(f"--like {RECORDED} -s weak-cold-v1 --price-per-gpu-hour 2 --json").json
 
 
 def test_the_best_method_is_recommended_and_who_overlaps_cannot_be_told_from_it(told, summary):
@@ -66,7 +66,7 @@ def test_who_pays_only_in_seconds_is_said(told, summary):
 
 
 def test_it_is_said_in_words_with_intervals(told):
-    words = " ".join(asked(f"--like {RECORDED} -s u-shaped-v1").out.split())
+    words = " ".join(asked(f"--like {RECORDED} -s weak-cold-v1").out.split())
     estimate, low, high = told["ratio"]
     assert f"{told['recommended']}: {estimate:.3f} [{low:.3f}, {high:.3f}] times uniform's" in words
     assert "cannot be told from it" in words
@@ -88,18 +88,18 @@ def test_where_nobody_is_better_there_is_nothing_to_paste():
 
 
 def test_allocators_may_be_named():
-    only = asked(f"--like {RECORDED} -s u-shaped-v1 -a coba -a dapo --json").json
+    only = asked(f"--like {RECORDED} -s weak-cold-v1 -a coba -a dapo --json").json
     assert only["recommended"] == "coba"
     assert set(only["only_at_the_other_price"]) == {"dapo"}
 
 
 def test_what_an_allocator_reads_of_prompts_is_pasted_with_it():
-    told = asked(f"--like {RECORDED} -s u-shaped-v1 -a vip --json").json
+    told = asked(f"--like {RECORDED} -s weak-cold-v1 -a vip --json").json
     assert told["recommended"] == "vip"
     assert "from rolloutbench.embedding import embed\n" in told["trl"]
     assert "    features=embed," in told["trl"]
     assert "+trainer.v1.rolloutbench.features=" in told["verl"]
-    assert "features" not in asked(f"--like {RECORDED} -s u-shaped-v1 -a mopps --json").json["trl"]
+    assert "features" not in asked(f"--like {RECORDED} -s weak-cold-v1 -a mopps --json").json["trl"]
 
 
 @pytest.mark.usefixtures("plots_unsaved")
@@ -148,7 +148,7 @@ def test_what_cannot_be_recommended_is_refused_in_one_line(command, said, tmp_pa
 
 
 def test_python_says_the_same(told):
-    found = rb.recommend(["u-shaped-v1"], like=RECORDED, price_per_gpu_hour=2)
+    found = rb.recommend(["weak-cold-v1"], like=RECORDED, price_per_gpu_hour=2)
     assert json.loads(json.dumps(found.as_json())) == {k: v for k, v in told.items() if k != "out"}
     assert str(found).startswith(f"{found.allocator}: ")
     assert found.trl in found._repr_markdown_()
