@@ -57,20 +57,19 @@ def summary(sources: Sources) -> pd.DataFrame:
     Allocators are those that have all of it in every scenario and replicate.
     """
     values = sources.values(ALL, *SUMMARISED)
-    known = {metric: by_allocator(values, metric) for metric in SUMMARISED}
-    names = [name for name in values.allocator.unique() if all(name in of for of in known.values())]
-    cubes = {panel: {name: known[metric][name] for name in names} for metric, panel in SUMMARISED.items()}
-    return over_scenarios(cubes)
+    return over_scenarios({panel: by_allocator(values, metric) for metric, panel in SUMMARISED.items()})
 
 
-def over_scenarios(cubes: dict[str, dict[str, FloatArray]], sign: int = 1) -> pd.DataFrame:
-    """Rows of each panel's allocators, whose values are (S, R), in the order of the first panel.
+def over_scenarios(panels: dict[str, dict[str, FloatArray]], sign: int = 1) -> pd.DataFrame:
+    """Rows of the allocators that all panels have values (S, R) of, in the order of the first panel.
 
     `sign` is -1 where more is better.
     """
+    first, *others = panels.values()
+    names = [name for name in first if all(name in known for known in others)]
     found, order = [], list[int]()
-    for panel, known in cubes.items():
-        names, cube = list(known), np.stack(list(known.values()))
+    for panel, known in panels.items():
+        cube = np.stack([known[name] for name in names])
         baseline = np.broadcast_to(known[BASELINE], cube.shape)
         mean = paired_bootstrap(geometric_mean_ratio, cube, baseline)
         ratios = ratio_of_means(cube, baseline)

@@ -14,7 +14,7 @@ import situations
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from paper_figures import claims
+from paper_figures import claims, ours
 from paper_figures.gallery import FIGURES
 from paper_figures.sources import Sources
 from rolloutbench.analysis import leaderboard
@@ -23,9 +23,6 @@ from rolloutbench.analysis.results import Results
 from rolloutbench.analysis.tables import Sheet, as_code, plain
 from rolloutbench.studies.kinds import open_results
 from rolloutbench.tabular import read_table
-
-PARTS = ("frontier_parts",)
-"""Studies of what each part of a method adds, whose variants are no contestants."""
 
 
 @functools.cache
@@ -37,7 +34,7 @@ def study(root: Path, name: str) -> Results:
 def training_runs(root: Path) -> list[Results]:
     """All recorded studies of training runs, simulated or real, by name; not those of one method's parts."""
     names = [path.parent.name for path in sorted((root / "results").glob("*/manifest.json"))]
-    found = [study(root, name) for name in names if name not in PARTS]
+    found = [study(root, name) for name in names if name != ours.PARTS]
     return [results for results in found if results.kind in leaderboard.KINDS]
 
 

@@ -52,6 +52,30 @@ def test_methods_first_and_best_first():
         assert (means.loc[BASELINE, ["value", "low", "high"]] == 1).all()
 
 
+def test_parts_are_judged_apart_where_they_were_tuned():
+    """Best first by the scenarios that it was not tuned on; who lacks a panel is in neither."""
+    metric = "tuned_area_over_rollouts"
+    areas = {
+        BASELINE: (1.0, 1.0),
+        "frontier": (1.2, 1.4),
+        "frontier[start=1]": (1.3, 1.1),
+        "mopps": (1.1, None),
+    }
+    values = [
+        {"scenario": scenario, "allocator": name, "metric": metric, "replicate": r, "value": factor * (1 + r)}
+        for name, factors in areas.items()
+        for scenario, factor in zip(("mid-broad-v1", ours.TUNED_ON[0]), factors, strict=True)
+        for r in range(8)
+        if factor is not None
+    ]
+    table = ours.parts(Given(pd.DataFrame(values)))
+    means = table[table.low.notna()]
+    assert list(dict.fromkeys(means.panel)) == ["scenarios it was not tuned on", "scenarios it was tuned on"]
+    for place, (_, panel) in enumerate(means.groupby("panel", sort=False)):
+        assert panel.series.tolist() == ["frontier[start=1]", "frontier", BASELINE]
+        assert panel.value.tolist() == pytest.approx([areas[name][place] for name in panel.series])
+
+
 def test_the_geometric_mean_of_twice_and_half_is_one():
     baseline = np.ones((1, 2, 8))
     cube = baseline * np.array([2.0, 0.5])[:, None]
