@@ -177,7 +177,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "ours_frontier",
-        "What each part of frontier adds to the area under accuracy over rollouts.",
+        "What each part of frontier adds to the area under accuracy over rollouts",
         parts,
         Rows("ratio to uniform (more is better)", level=1.0, same_x=True, cloud=True, apart=is_apart),
         (PARTS,),
