@@ -40,7 +40,6 @@ from rolloutbench import failures
 from rolloutbench.protocol import InputError, ProtocolError
 
 CORE = (
-    "allocators",
     "cells/collectors.py",
     "environment.py",
     "errors.py",
@@ -52,17 +51,22 @@ CORE = (
     "objectives.py",
     "optional.py",
     "pass_rates.py",
-    "predictors",
     "protocol.py",
     "registry.py",
     "score_bank.py",
     "solvers",
     "tabular.py",
 )
-"""The part of `rolloutbench` that cells run; the rest looks at their results."""
+"""The part of `rolloutbench` that all cells run."""
+
+METHODS = ("allocators", "predictors")
+"""Folders of which a cell runs the files that it names or that these use; the rest looks at results."""
 
 OWN = __name__.partition(".")[0]
-"""The package whose `CORE` cells run."""
+"""The package whose `CORE` and `METHODS` cells run."""
+
+OURS = {OWN, "simulators", "real_runs"}
+"""Packages that take a method from `METHODS` by its module alone, never by a name that is looked up later."""
 
 PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "gpytorch", "transformers", "vllm", "trl")
 """Libraries whose versions are recorded with a result."""
@@ -71,7 +75,7 @@ PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "gpytorch", "transfo
 Part: TypeAlias = tuple[str, str]
 """A scenario and an allocator, by name."""
 Sources: TypeAlias = dict[str, str | None]
-"""A digest of the source code of each package that a cell runs."""
+"""A digest of the source code of each package and method that a cell runs."""
 
 
 class Cell(Protocol):
@@ -131,17 +135,24 @@ def identify(cells: Iterable[Cell]) -> tuple[dict[str, Cell], Sources]:
     sources: Sources = {}
     for cell in cells:
         text = json.dumps(describe(cell, known, classes), sort_keys=True)
-        code = {package: source_digest(package) for package in _packages(text, classes)}
+        code = {name: source_digest(name) for name in _code_run(text, classes)}
         keyed[hashlib.sha256(f"{text}{json.dumps(code)}".encode()).hexdigest()[:32]] = cell
         sources |= code
     return keyed, sources
 
 
-def _packages(description: str, classes: Mapping[str, type]) -> list[str]:
-    """The top-level packages of the classes in a description and of their bases, and this one."""
+def _code_run(description: str, classes: Mapping[str, type]) -> list[str]:
+    """What source code the classes in a description and their bases run: packages, this one, its methods.
+
+    Code of others may look up any method by its name, so it runs them all.
+    """
     named = set(re.findall(r'"class": "([^"]+)"', description))
     modules = {base.__module__ for name in named if name in classes for base in classes[name].__mro__}
-    return sorted({OWN, *(module.partition(".")[0] for module in modules)} - sys.stdlib_module_names)
+    packages = {OWN, *(module.partition(".")[0] for module in modules)} - sys.stdlib_module_names
+    folders = tuple(f"{OWN}.{folder}" for folder in METHODS)
+    if packages - OURS:
+        return sorted({*packages, *folders})
+    return sorted(packages | {module for module in modules if module.rpartition(".")[0] in folders})
 
 
 def describe(
@@ -193,22 +204,23 @@ def _describe(value: Any, known: dict[int, tuple[object, Any]], classes: dict[st
     return {"class": name, **code} | {key: describe(item, known, classes) for key, item in fields.items()}
 
 
-def source_digest(package: str) -> str | None:
+def source_digest(name: str) -> str | None:
     """A hash of the source of a package or module; of this one's, that of `CORE`. None where it has no file.
 
-    It need not be imported yet. Of a single file those beside it that it imports are part. What a process
-    has hashed stays as it was, as the code does that it has imported, until the module is loaded again.
+    It need not be imported yet. Of a single file those beside it that it imports are part, and of any file
+    the methods that it uses. What a process has hashed stays as it was, as the code does that it has
+    imported, until the module is loaded again.
     """
-    if package in _of_the_asker:
-        return _of_the_asker[package]
-    loaded = getattr(sys.modules.get(package), "__spec__", None)
-    before, digest = _digests.get(package, (None, None))
+    if name in _of_the_asker:
+        return _of_the_asker[name]
+    loaded = getattr(sys.modules.get(name), "__spec__", None)
+    before, digest = _digests.get(name, (None, None))
     if digest is None or (before is not None and before is not loaded):
-        file = _file(package)
+        file = _file(name)
         if file is None:
             return None  # not remembered: it may be installed later
-        digest = _digest_of_files(package, file)
-    _digests[package] = loaded, digest
+        digest = _digest_of_files(name, file)
+    _digests[name] = loaded, digest
     return digest
 
 
@@ -223,23 +235,23 @@ def _has_file(kind: type | FunctionType) -> bool:
     return _of_the_asker[package] is not None if package in _of_the_asker else _file(package) is not None
 
 
-def _file(package: str) -> Path | None:
-    """Where a top-level package or module starts, imported or not; None for a notebook's `__main__`."""
-    module = sys.modules.get(package)
+def _file(name: str) -> Path | None:
+    """Where a package or module starts, imported or not; None for a notebook's `__main__`."""
+    module = sys.modules.get(name)
     spec = getattr(module, "__spec__", None)
     if module is None:
         with contextlib.suppress(ImportError, ValueError):
-            spec = importlib.util.find_spec(package)  # executes nothing
+            spec = importlib.util.find_spec(name)  # executes nothing
     origin = getattr(module, "__file__", None) or getattr(spec, "origin", None)
     if origin is None and spec is not None and spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations)), "__init__.py")  # of a namespace: not there
     return Path(origin) if origin is not None and Path(origin).is_file() else None
 
 
-def _digest_of_files(package: str, file: Path) -> str:
+def _digest_of_files(name: str, file: Path) -> str:
     folder = file.parent
-    if package == OWN:
-        parts = [folder / name for name in CORE]
+    if name == OWN:
+        parts = [folder / part for part in CORE]
     elif file.name == "__init__.py":
         parts = [folder]
     else:
@@ -248,7 +260,22 @@ def _digest_of_files(package: str, file: Path) -> str:
     whole = hashlib.sha256()
     for path in files:
         whole.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
+    for path in sorted(_methods_used(files) - set(files)):
+        whole.update(f"{path.parent.name}/{path.name}\n".encode() + path.read_bytes())
     return whole.hexdigest()[:16]
+
+
+def _methods_used(files: Iterable[Path]) -> set[Path]:
+    """Files of `METHODS` that these files name as a module, and those that they name, and so on."""
+    home = Path(__file__).parents[1]
+    found: set[Path] = set()
+    for file in files:
+        text = file.read_text(errors="replace")
+        for folder in METHODS:
+            imported = re.findall(rf"from {OWN}\.{folder} import ([^(\n]+|\([^)]*\))", text)
+            names = {*re.findall(rf"{OWN}\.{folder}\.(\w+)", text), *re.findall(r"\w+", " ".join(imported))}
+            found |= {path for name in names if (path := home / folder / f"{name}.py").is_file()}
+    return found if found <= set(files) else _methods_used(found | set(files))
 
 
 def _with_neighbours(file: Path, found: set[Path]) -> set[Path]:

@@ -559,9 +559,9 @@ def describe_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> st
         else:
             said.append(f"{name}: {before}, now {now}")
     before, now = there.get("sources") or {}, here.get("sources") or {}
-    packages = [package for package in now if before.get(package) != now[package]]
-    if packages:
-        said.append(f"other source code of {', '.join(packages)}")
+    changed = sorted((name for name in now if before.get(name) != now[name]), key=lambda name: "." in name)
+    if changed:  # packages before methods
+        said.append(f"other source code of {', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}")
     return "; ".join(said) or "other conditions"
 
 

@@ -3,9 +3,11 @@
 import dataclasses
 import enum
 import importlib
+import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,8 @@ from rolloutbench.estimators import estimators
 from rolloutbench.protocol import InputError, ProtocolError
 from simulators.learning import learning_cells
 from simulators.scenarios import scenarios
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +130,9 @@ def test_every_cell_of_a_study_has_a_key_of_its_own_that_stays():
     keyed, sources = identify(cells())
     assert len(keyed) == len(cells()) == 2 * (1 + 3 * 2) * 2
     assert list(keyed) == list(identify(cells())[0])
-    assert set(sources) == {"rolloutbench", "simulators"}
+    methods = {"allocators.one_shot", "allocators.permuted", "allocators.uniform", "allocators.vip"}
+    methods |= {"predictors.gp", "predictors.logit"}
+    assert set(sources) == {"rolloutbench", "simulators"} | {f"rolloutbench.{name}" for name in methods}
     labels = [cell.label for cell in keyed.values()]
     assert len(set(labels)) == len(labels)
 
@@ -135,6 +141,108 @@ def test_the_key_covers_the_source_code(monkeypatch):
     before = key(Small(allocators.create("vip")))
     monkeypatch.setattr(experiment, "source_digest", lambda package: f"{package} as it was changed")
     assert key(Small(allocators.create("vip"))) != before
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Keys of cells of these allocators by a copy of the source code of which one file may be changed."""
+    for package in ("rolloutbench", "simulators"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def run(code, *arguments):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-c", code, *arguments]
+        return json.loads(
+            subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True).stdout
+        )
+
+    def keys(*specs, changed=None):
+        file = tmp_path / "rolloutbench" / changed if changed else None
+        before = file.read_text() if file else ""
+        if file:
+            file.write_text(f"{before}\n# changed\n")
+        try:
+            return run(KEYS, *specs)
+        finally:
+            if file:
+                file.write_text(before)
+
+    keys.run = run
+    return keys
+
+
+KEYS = """
+import json, sys
+from rolloutbench.allocators import allocators
+from rolloutbench.cells.cell import identify
+from rolloutbench.estimators import estimators
+from simulators.learning import learning_cells
+from simulators.scenarios import scenarios
+
+where = {"dead-sixty-v1": scenarios.create("dead-sixty-v1")}
+found = {}
+for spec in sys.argv[1:]:
+    asked = {spec: allocators.create(spec)}
+    made = learning_cells(where, asked, estimators.create("rloo"), "prompt", 2, 0, (1.0,))
+    found[spec] = [key for key, cell in identify(made)[0].items() if cell.part[1] == spec]
+json.dump(found, sys.stdout)
+"""
+MODULES = """
+import json, sys
+import numpy as np
+from rolloutbench.allocators import allocators
+from rolloutbench.cells.cell import METHODS, _methods_used, identify
+from rolloutbench.estimators import estimators
+from simulators.learning import learning_cells
+from simulators.scenarios import scenarios
+from pathlib import Path
+
+spec = sys.argv[1]
+where = {"small-batch-v1": scenarios.create("small-batch-v1[steps=2,pool_size=64]")}
+asked = {spec: allocators.create(spec)}
+made = learning_cells(where, asked, estimators.create("rloo"), "prompt", 2, 0, (1.0,))
+names = set(identify(made)[1])
+folders = tuple(f"rolloutbench.{folder}" for folder in METHODS)
+for cell in made:
+    cell.run()
+files = [Path(sys.modules[name].__file__) for name in names if name.rpartition(".")[0] in folders]
+covered = {f"rolloutbench.{path.parent.name}.{path.stem}" for path in {*files, *_methods_used(files)}}
+ran = sorted(name for name in sys.modules if name.rpartition(".")[0] in folders)
+json.dump([ran, sorted(covered)], sys.stdout)
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "touched"),
+    [
+        ("allocators/mopps.py", {"mopps"}),
+        ("predictors/beta.py", {"mopps", "vip[predictor=beta]"}),
+        ("allocators/one_shot.py", {"uniform", "mopps", "vip[predictor=beta]", "dapo"}),  # by the reference
+        ("allocators/buffer.py", {"dapo"}),
+        ("allocators/__init__.py", set()),
+        ("allocators/frontier.py", set()),
+        ("loop.py", {"uniform", "mopps", "vip[predictor=beta]", "dapo"}),
+    ],
+)
+def test_a_method_that_changes_touches_the_keys_of_those_who_use_it(copied, changed, touched):
+    """So a new method, or a mended one, leaves what others gave as it was."""
+    specs = ("uniform", "mopps", "vip[predictor=beta]", "dapo")
+    before, after = copied(*specs), copied(*specs, changed=changed)
+    assert all(before.values())
+    assert {spec for spec in specs if before[spec] != after[spec]} == touched
+
+
+@pytest.mark.parametrize(
+    "spec", ["frontier", "permuted[of=knapsack]", "vip[predictor=ensemble]", "pilot_commit"]
+)
+def test_the_key_covers_every_method_that_a_run_imports(copied, spec):
+    ran, covered = copied.run(MODULES, spec)
+    assert set(ran) <= set(covered)
+
+
+def test_code_of_others_may_look_up_any_method():
+    sources = identify([Small(allocators.create("uniform"))])[1]
+    assert {"rolloutbench.allocators", "rolloutbench.predictors"} < set(sources)
 
 
 def test_the_source_of_other_packages_is_covered_too(tmp_path, monkeypatch):
