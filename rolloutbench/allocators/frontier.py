@@ -26,11 +26,12 @@ A prompt's count depends on its own rewards, so the gradient is biased, as their
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from rolloutbench.allocators.one_shot import Predicting
 from rolloutbench.allocators.selection import nearest
@@ -56,11 +57,17 @@ MOST_CERTAIN = 1e6
 LEAST_CERTAIN = 0.1
 """Rollouts that a belief counts for whose variance is the most there is, p (1 - p)."""
 
+PRICES: dict[str, dict[str, Any]] = {
+    "rollouts": {},
+    "seconds": {"rounds": 1, "start": 1.0},  # every stage, and every step, waits for its longest response
+}
+
 
 @dataclass(config=PARAMETERS)
 class Frontier(Predicting):
     """Rounds of rollouts for the prompts whose rewards are expected to vary most; steps that grow.
 
+    `price`: what is to be saved; for seconds, unless they are given, a step is one round of the whole budget.
     `candidates`: prompts considered for each that is opened. `rounds`: stages of a step; 1 is a choice by
     history alone. `enough`: share of the most signal beyond which prompts count as equals. `start`,
     `growth`: share of the budget that the first step spends, and what each step adds to it.
@@ -68,15 +75,23 @@ class Frontier(Predicting):
 
     staged: ClassVar[bool] = True
     chooses_prompts: ClassVar[bool] = True
-    variants: ClassVar[tuple[str, ...]] = ("", "rounds=2")
+    variants: ClassVar[tuple[str, ...]] = ("", "price=seconds")
     goal: ClassVar[str] = "most signal a rollout"
 
     predictor: PredictorSpec = "kalman"  # type: ignore[assignment]
+    price: Literal["rollouts", "seconds"] = "rollouts"
     candidates: Annotated[int, Field(ge=1, le=1000)] = 8
     rounds: Annotated[int, Field(ge=1, le=16)] = 4
     enough: Annotated[float, Field(gt=0, le=1)] = 0.9
     start: Annotated[float, Field(gt=0, le=1)] = 0.25
     growth: Annotated[float, Field(ge=0, le=1)] = 0.0025
+
+    @model_validator(mode="before")
+    @classmethod
+    def _at_a_price(cls, given: ArgsKwargs) -> ArgsKwargs:
+        """Fill in what saves most at the price, where it was not given."""
+        parameters = given.kwargs or {}
+        return ArgsKwargs(given.args, {**PRICES.get(str(parameters.get("price")), {}), **parameters})
 
     def begin(self, setting: Setting) -> None:
         """Start afresh, with the smallest step."""

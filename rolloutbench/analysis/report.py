@@ -325,8 +325,8 @@ def _origin(results: Results) -> Iterator[tuple[str, str]]:
     yield "command", record["command"]
     yield "version", f"rolloutbench {record['version']}"
     yield "git commit", f"{record['commit'] or 'unknown'}"
-    packages = [f"{name} {digest}" for name, digest in record["sources"].items() if "." not in name]
-    yield "source code", ", ".join(packages) + " (that of each method is in manifest.json)"
+    code = [f"{name} {digest}" for name, digest in record["sources"].items() if "." not in name]
+    yield "source code", ", ".join(code) + " (that of each method is in manifest.json)"
     packages = ", ".join(f"{package} {version}" for package, version in machine["packages"].items())
     yield "Python", f"{machine['python']}; {packages}"
     yield "host", f"{machine['host']}: {machine['system']}, {machine['processor']}, {machine['cores']} cores"

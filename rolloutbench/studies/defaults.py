@@ -29,6 +29,7 @@ DEFAULT_ALLOCATORS = (
     "mopps[predictor=oracle]",
     "vigor",
     "frontier",
+    "frontier[price=seconds]",
 )
 """Allocators by default, of whom the whole study takes three minutes of two cores."""
 RATE_FACTORS = (0.5, 1.0, 2.0)

@@ -40,7 +40,7 @@ def slow_step(candidates, a, b, shares, widths, most, enough, tape):
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("more", ["", ",rounds=3,candidates=2"])
+@pytest.mark.parametrize("more", ["", ",rounds=3,candidates=2", ",price=seconds"])
 def test_its_rounds_are_those_of_the_slow_twin(more, seed):
     rng = np.random.default_rng(seed)
     place = Scripted(rng.random((3, 40)), 16, 128, seed=seed)
@@ -72,6 +72,21 @@ def test_steps_grow_up_to_the_budget():
     assert spent[0] == 1024
     assert spent[1] == round(0.26 * 4096)
     assert (spent[75:] == 4096).all()
+
+
+def test_for_seconds_a_step_asks_once_for_the_whole_budget():
+    place = Coins(np.full((2, 600), 0.5), 64, 512)
+    trained("frontier[price=seconds]", place, 3)
+    assert [request.counts.sum(axis=1).tolist() for request in place.requests] == [[512, 512]] * 3
+    assert all(((request.counts == 8) | (request.counts == 0)).all() for request in place.requests)
+
+
+def test_a_price_is_a_default_and_what_is_given_counts():
+    driven = allocators.create("frontier[price=seconds,rounds=2]")
+    assert (driven.rounds, driven.start) == (2, 1.0)
+    assert allocators.create("frontier[price=rollouts]") == allocators.create("frontier")
+    with pytest.raises(InputError, match=r"price=tokens: .*'rollouts' or 'seconds'"):
+        allocators.create("frontier[price=tokens]")
 
 
 def test_groups_double_while_prompts_halve():
