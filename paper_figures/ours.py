@@ -16,6 +16,7 @@ from rolloutbench.analysis.statistics import Interval, paired_bootstrap, ratio_o
 from rolloutbench.analysis.yardsticks import is_yardstick
 from rolloutbench.cells.collectors import BASELINE
 from rolloutbench.protocol import FloatArray
+from rolloutbench.registry import parse_spec
 from simulators.scenarios import LearningScenario, scenarios
 
 ALL = "learning_all"
@@ -27,6 +28,9 @@ SUMMARISED = {
 }
 EPOCHS = "epochs"
 PARTS = "frontier_parts"
+CONDITIONS = "frontier_conditions"
+OF_ONE = PARTS, CONDITIONS
+"""Studies about one method, whose rows are no comparison of methods."""
 TUNED_ON = (
     "weak-cold-v1",
     "strong-saturating-v1",
@@ -88,6 +92,15 @@ def parts(sources: Sources) -> pd.DataFrame:
     tuned = values.scenario.isin(TUNED_ON)
     halves = {"scenarios it was not tuned on": values[~tuned], "scenarios it was tuned on": values[tuned]}
     return over_scenarios({panel: by_allocator(half, metric) for panel, half in halves.items()}, sign=-1)
+
+
+def conditions(sources: Sources) -> pd.DataFrame:
+    """Area over rollouts of frontier and others, a panel for each condition of the grid."""
+    metric = "tuned_area_over_rollouts"
+    values = sources.values(CONDITIONS, metric)
+    under = values.scenario.map({spec: parse_spec(spec)[1]["condition"] for spec in values.scenario.unique()})
+    panels = {str(condition): by_allocator(part, metric) for condition, part in values.groupby(under)}
+    return over_scenarios(panels, sign=-1)
 
 
 def by_allocator(values: pd.DataFrame, metric: str) -> dict[str, FloatArray]:
@@ -184,6 +197,17 @@ FIGURES: tuple[Redrawn, ...] = (
         "Ratio to uniform's, each at its own best learning rate. Pale: each scenario. Strong: their "
         "geometric mean, with its 95% interval. All seeds are others than those it was tuned on. Below the "
         "line: bounds that know the true success probabilities, and uniform.",
+    ),
+    Redrawn(
+        "ours_conditions",
+        "Frontier under every condition: area under accuracy over rollouts",
+        conditions,
+        Rows("ratio to uniform (more is better)", level=1.0, same_x=True, cloud=True, apart=is_apart),
+        (CONDITIONS,),
+        "Estimator, mean and optimizer. Ratio to uniform's, each at its own best learning rate. Pale: each "
+        "scenario. Strong: their geometric mean, with its 95% interval. Scenarios and seeds are others than "
+        "those it was tuned on; among them a verifier that errs, partial credit, lost and old rollouts, and "
+        "the difficulties of a recorded run.",
     ),
     Redrawn(
         "ours_real",

@@ -1,4 +1,4 @@
-"""The parts of README that are made: what to use in which situation, and the papers.
+"""The parts of README and of the note on frontier that are made: situations, papers, tables of numbers.
 
     python docs/generator/readme.py
 
@@ -8,15 +8,17 @@ writes them anew between their marks, from `results/` and from the registry; `ma
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import note
 import situations
 from recorded import training_runs
 
 from rolloutbench.allocators import allocators
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+FILES = ROOT / "README.md", ROOT / "paper_figures" / "frontier.md"
 MADE = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 A_LINE = 4
 """Papers in a line of README."""
@@ -34,15 +36,23 @@ def papers() -> str:
     return " ·\n".join(lines)
 
 
-def made(name: str) -> str:
-    """The text that belongs between the marks of this name. Raises KeyError where there is none."""
-    return {"situations": lambda: situations.table(training_runs(ROOT)), "papers": papers}[name]()
+MAKERS: dict[str, Callable[[], str]] = {
+    "situations": lambda: situations.table(training_runs(ROOT)),
+    "papers": papers,
+    "headline": note.headline,
+    "parts": note.parts,
+    "conditions": note.conditions,
+    "prices": note.prices,
+    "epochs": note.epochs,
+}
+"""What makes the text between the marks of each name."""
 
 
 def anew(text: str) -> str:
-    """README with everything between marks made anew."""
-    return MADE.sub(lambda found: f"{found[1]}{made(found[2])}\n{found[3]}", text)
+    """A text with everything between marks made anew. Raises KeyError where nothing makes it."""
+    return MADE.sub(lambda found: f"{found[1]}{MAKERS[found[2]]()}\n{found[3]}", text)
 
 
 if __name__ == "__main__":
-    README.write_text(anew(README.read_text()))
+    for file in FILES:
+        file.write_text(anew(file.read_text()))

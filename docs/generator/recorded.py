@@ -32,9 +32,9 @@ def study(root: Path, name: str) -> Results:
 
 
 def training_runs(root: Path) -> list[Results]:
-    """All recorded studies of training runs, simulated or real, by name; not those of one method's parts."""
+    """All recorded studies of training runs, simulated or real, by name; not those about one method."""
     names = [path.parent.name for path in sorted((root / "results").glob("*/manifest.json"))]
-    found = [study(root, name) for name in names if name != ours.PARTS]
+    found = [study(root, name) for name in names if name not in ours.OF_ONE]
     return [results for results in found if results.kind in leaderboard.KINDS]
 
 

@@ -76,6 +76,31 @@ def test_parts_are_judged_apart_where_they_were_tuned():
         assert panel.value.tolist() == pytest.approx([areas[name][place] for name in panel.series])
 
 
+def test_each_condition_has_a_panel_of_its_own_scenarios():
+    """Everybody by the order of the first, and each scenario of a condition pale behind their mean."""
+    metric = "tuned_area_over_rollouts"
+    areas = {"rloo-prompt-sgd": (1.1, 1.3), "grpo-rollout-adam": (1.2, 1.0)}
+    values = [
+        {
+            "scenario": f"{scenario}[condition={condition}]",
+            "allocator": name,
+            "metric": metric,
+            "replicate": r,
+            "value": (factor if name == "frontier" else 1.0) * (1 + r),
+        }
+        for condition, factors in areas.items()
+        for scenario, factor in zip(("lossy-v1", "stale-v1"), factors, strict=True)
+        for name in (BASELINE, "frontier")
+        for r in range(8)
+    ]
+    table = ours.conditions(Given(pd.DataFrame(values)))
+    assert set(table.panel) == set(areas)
+    for condition, factors in areas.items():
+        of_one = table[(table.panel == condition) & (table.series == "frontier")]
+        assert of_one[of_one.low.isna()].value.tolist() == pytest.approx(factors)
+        assert of_one[of_one.low.notna()].value.item() == pytest.approx(np.sqrt(np.prod(factors)))
+
+
 def test_the_geometric_mean_of_twice_and_half_is_one():
     baseline = np.ones((1, 2, 8))
     cube = baseline * np.array([2.0, 0.5])[:, None]

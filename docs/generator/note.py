@@ -1,0 +1,106 @@
+"""The numbers of the note on frontier, as tables in Markdown, from `results/`."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from paper_figures import ours
+from paper_figures.sources import Sources
+from rolloutbench.analysis.statistics import paired_bootstrap
+from rolloutbench.analysis.yardsticks import is_yardstick
+from rolloutbench.cells.collectors import BASELINE
+
+METHOD = "frontier"
+BOUND = "mopps[predictor=oracle]"
+USUAL = "grpo-rollout-adam"
+PRICES = {
+    "tuned_area_over_rollouts": "area over rollouts",
+    "tuned_rollouts_to_90": "rollouts to 90%",
+    "tuned_seconds_to_90": "seconds to 90%",
+}
+"""What a price does to a run, in words."""
+
+
+def headline() -> str:
+    """Frontier over all scenarios on seeds it was not tuned on, and how far it is towards the bound."""
+    metric = "tuned_area_over_rollouts"
+    values = Sources().values(ours.PARTS, metric)
+    known = ours.by_allocator(values, metric)
+    own, bound = (
+        [float(part[0]) for part in paired_bootstrap(ours.geometric_mean_ratio, cube, known[BASELINE][None])]
+        for cube in (known[METHOD][None], known[BOUND][None])
+    )
+    return (
+        f"Over all {values.scenario.nunique()} scenarios of the full study its area under accuracy over "
+        f"rollouts is {said(*own)} times that of equal groups. Choosing prompts by their true p reaches "
+        f"{said(*bound)}, so `{METHOD}` goes {(own[0] - 1) / (bound[0] - 1):.0%} of the way to it."
+    )
+
+
+def parts() -> str:
+    """What each part adds: the allocators by their mean over the scenarios it was not tuned on."""
+    return across(ours.parts(Sources()))
+
+
+def conditions() -> str:
+    """A row for each condition of the grid, and in which scenario frontier did worst."""
+    found = ours.conditions(Sources())
+    single = found[(found.series == METHOD) & found.low.isna()]
+    worst = single.groupby("panel", sort=False).value.min()
+    table = means(found)
+    names = [name for name in found.series.unique() if name != BASELINE]
+    lines = [
+        [f"`{condition}`", *(table[condition, name] for name in names), f"{worst[condition]:.2f}"]
+        for condition in found.panel.unique()
+    ]
+    return markdown(["condition", *(f"`{name}`" for name in names), f"`{METHOD}`'s worst scenario"], lines)
+
+
+def prices() -> str:
+    """Gain and price of each allocator under the usual condition, in the scenarios of the grid."""
+    values = Sources().values(ours.CONDITIONS, *PRICES)
+    here = values[values.scenario.str.contains(f"condition={USUAL}", regex=False)]
+    panels = {said: ours.by_allocator(here, metric) for metric, said in PRICES.items()}
+    return across(ours.over_scenarios(panels, sign=-1))
+
+
+def epochs() -> str:
+    """Frontier's area against how often a run sees each prompt, a row for each pool."""
+    found = ours.epochs(Sources())
+    here = found[found.series == METHOD]
+    lines = [
+        [f"`{pool}`", *(said(*ends) for ends in part[["value", "low", "high"]].to_numpy())]
+        for pool, part in here.groupby("panel", sort=False)
+    ]
+    return markdown(["epochs", *(f"{x:g}" for x in here.x.unique())], lines)
+
+
+def means(found: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """The means of a figure's rows in words, by panel and series."""
+    here = found[found.low.notna()]
+    return {
+        (row.panel, row.series): said(row.value, row.low, row.high) for row in here.itertuples(index=False)
+    }
+
+
+def across(found: pd.DataFrame) -> str:
+    """A row for each allocator, a column for each panel; uniform is what all are compared with."""
+    table = means(found)
+    panels = list(found.panel.unique())
+    lines = [
+        [f"`{name}`{' (bound)' * is_yardstick(name)}", *(table[panel, name] for panel in panels)]
+        for name in found.series.unique()
+        if name != BASELINE
+    ]
+    return markdown(["", *panels], lines)
+
+
+def said(value: float, low: float, high: float) -> str:
+    """A ratio with its interval."""
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def markdown(headings: list[str], lines: list[list[str]]) -> str:
+    """A table in Markdown."""
+    written = [headings, ["---"] * len(headings), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in written)
