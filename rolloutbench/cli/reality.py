@@ -12,6 +12,7 @@ from rolloutbench.analysis import tables
 from rolloutbench.cli.completion import names_of
 from rolloutbench.cli.options import AsJson
 from rolloutbench.files import write_whole
+from rolloutbench.protocol import InputError
 from rolloutbench.studies import fitting, validation
 from rolloutbench.studies.kinds import open_results
 
@@ -47,15 +48,23 @@ def fit(
 
 
 def validate(
-    simulated: Annotated[Path, typer.Argument(help="Results of `compare`: simulated training runs.")],
-    real: Annotated[Path, typer.Argument(help="Results of `train`: real ones.")],
+    studies: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SIMULATED REAL ...",
+            help="Results of `compare`, simulated training runs, and of `train`, real ones; or several such "
+            "pairs.",
+        ),
+    ],
     metric: Annotated[
         str, typer.Option("--metric", "-m", help="That ranks.", autocompletion=names_of("metric"))
     ] = "area_over_rollouts",
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Directory for tables and plot. Default: `validation` in the real one.", show_default=False
+            help="Directory for tables and plot. Default: `validation` in the real one. Of several pairs "
+            "`pooled.csv` is written, where this is given.",
+            show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -67,14 +76,33 @@ def validate(
     real run says of the scenario that it is like, which `fit` turns into a study.
 
     `rolloutbench validate results/learning_default results/real_sorting`
+
+    Of several pairs, each a simulation fitted to its real run, also the tau of all of them together:
+    `rolloutbench validate results/real_sorting_simulated results/real_sorting out/fitted out/real`
     """
-    found = validation.validate(open_results(simulated), open_results(real), metric)
-    directory = real / "validation" if out is None else out
-    validation.write(found, directory)
-    if as_json:
-        print(json.dumps(validation.as_json(found) | {"out": str(directory)}, indent=1, allow_nan=False))
-        return
+    if len(studies) % 2:
+        raise InputError(
+            f"{studies[-1]}: has no partner: pairs are expected, a simulated study and a real one"
+        )
+    sides = zip(studies[::2], studies[1::2], strict=True)
+    found = [validation.validate(open_results(ours), open_results(theirs), metric) for ours, theirs in sides]
     console = tables.console()
-    tables.show(console, validation.sheets(found))
+    if len(found) > 1:
+        table = validation.pooled(found)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            write_whole(out / "pooled.csv", table.to_csv(index=False).encode())
+        if as_json:
+            print(json.dumps({"metric": metric, "agreement": tables.as_records(table)}, indent=1))
+        else:
+            tables.show(console, [validation.pooled_sheet(table)])
+        return
+    (one,) = found
+    directory = one.real / "validation" if out is None else out
+    validation.write(one, directory)
+    if as_json:
+        print(json.dumps(validation.as_json(one) | {"out": str(directory)}, indent=1, allow_nan=False))
+        return
+    tables.show(console, validation.sheets(one))
     plot = directory / "plots" / "validation.png"
     console.print(f"tables {directory / 'validation.md'}\nplot   {plot}", soft_wrap=True)

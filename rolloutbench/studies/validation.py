@@ -49,6 +49,8 @@ FEW = 5
 """Number of real seeds below which a table warns that there are few."""
 WIDEST = 4
 """Number of simulated scenarios up to which ratios stand beside ranks; of more only ranks are shown."""
+ALL = "all together"
+"""What the last row of `pooled` is of."""
 AGREEMENTS = ("agrees", "contradicts", "undecided")
 """What can be said of the simulator's ranking; see above."""
 
@@ -66,7 +68,8 @@ class Validation:
     `points` has a row for each of its allocators: value, low, high and rank, and the same of the real run
     with `real_`. Values are `scale`s against uniform: ratios, or differences where uniform's mean is not
     above 0. `left_out` says which allocators are of one study only, or have no value. `conditions` are what
-    the real run says of the scenario it is like, None where it has several.
+    the real run says of the scenario it is like, None where it has several. `scores` has, for each row of
+    `agreement`, the values (A, R) and (A, S) of which more is better.
     """
 
     simulated: Path
@@ -78,6 +81,7 @@ class Validation:
     left_out: dict[str, list[str]]
     notes: list[str]
     conditions: list[Found] | None
+    scores: list[tuple[FloatArray, FloatArray]]
 
 
 def validate(simulated: Results, real: Results, metric: str = "area_over_rollouts") -> Validation:
@@ -92,7 +96,7 @@ def validate(simulated: Results, real: Results, metric: str = "area_over_rollout
     uniform = everything.estimate[everything.allocator == BASELINE]
     scale = "ratio" if len(uniform) and (uniform > 0).all() else "difference"
     direction = describe(metric).sign
-    agreement, points = [], []
+    agreement, points, scores = [], [], []
     for real_name, real_values in sides[1].groupby("scenario", sort=False):
         for name, values in sides[0].groupby("scenario", sort=False):
             shared = _complete(values, real_values, common)
@@ -100,13 +104,10 @@ def validate(simulated: Results, real: Results, metric: str = "area_over_rollout
             if shared is None:
                 left_out["scenarios"] = [*left_out.get("scenarios", []), f"{name} against {real_name}"]
                 continue
-            names, ours, theirs = shared
-            agreement.append({**where, **_agreement(names, direction * ours, direction * theirs)})
-            points.append(
-                _points(names, values, real_values, direction * ours, direction * theirs, scale).assign(
-                    **where
-                )
-            )
+            names, ours, theirs = shared[0], direction * shared[1], direction * shared[2]
+            agreement.append({**where, **_agreement(names, ours, theirs)})
+            points.append(_points(names, values, real_values, ours, theirs, scale).assign(**where))
+            scores.append((ours, theirs))
     if not agreement:
         raise InputError(
             f"metric {metric}: fewer than two allocators have values of it in one scenario of both"
@@ -122,7 +123,42 @@ def validate(simulated: Results, real: Results, metric: str = "area_over_rollout
         {what: names for what, names in left_out.items() if names},
         _notes(simulated, real),
         None if several else measure(real),
+        scores,
     )
+
+
+def pooled(found: Sequence[Validation]) -> pd.DataFrame:
+    """Rows of several validations, one a real run, and last of them all together.
+
+    Columns are simulated and real, the directories, and those of `Validation.agreement` that can be pooled:
+    allocators, pairs, replicates, seeds, tau, tau_low, tau_high, significant, right, verdict. The tau of all
+    is the mean of theirs, whatever their number of allocators; its interval draws the replicates and seeds
+    of each anew, independently of the others. Raises InputError where one has several rows.
+    """
+    for one in found:
+        if len(one.agreement) != 1:
+            raise InputError(
+                f"{one.simulated} against {one.real}: {len(one.agreement)} pairs of scenarios: one simulated "
+                "scenario for each real run is pooled"
+            )
+    counted = ["allocators", "pairs", "replicates", "seeds", "significant", "right"]
+    taus = ["tau", "tau_low", "tau_high"]
+    rows = pd.concat([one.agreement for one in found], ignore_index=True)
+    named = {"simulated": [str(one.simulated) for one in found], "real": [str(one.real) for one in found]}
+    mean = mean_tau([one.scores[0] for one in found])
+    low, high = float(mean.low), float(mean.high)
+    last = {
+        "simulated": ALL,
+        "real": ALL,
+        **{
+            name: rows[name].min() if name in counted[:1] + counted[2:4] else rows[name].sum()
+            for name in counted
+        },
+        **dict(zip(taus, (float(mean.estimate), low, high), strict=True)),
+        "verdict": _verdict(low, high),
+    }
+    order = ["simulated", "real", *counted[:4], *taus, *counted[4:], "verdict"]
+    return pd.concat([rows.assign(**named)[order], pd.DataFrame([last])[order]], ignore_index=True)
 
 
 def _measured(study: Results, metric: str) -> pd.DataFrame:
@@ -190,8 +226,12 @@ def _agreement(names: Sequence[str], ours: FloatArray, theirs: FloatArray) -> di
         "top": len({*ranked[0][:top]} & {*ranked[1][:top]}),
         "top_of": top,
         **pairs._asdict(),
-        "verdict": "agrees" if low > 0 else "contradicts" if high < 0 else "undecided",
+        "verdict": _verdict(low, high),
     }
+
+
+def _verdict(low: float, high: float) -> str:
+    return "agrees" if low > 0 else "contradicts" if high < 0 else "undecided"
 
 
 def kendall_tau(first: FloatArray, second: FloatArray) -> FloatArray:
@@ -213,12 +253,26 @@ def bootstrap_tau(
 
     Replicates are drawn for all allocators together, R and S independently. NaN ends where R or S is 1.
     """
+    return mean_tau([(ours, theirs)], resamples, seed)
+
+
+def mean_tau(
+    scores: Sequence[tuple[FloatArray, FloatArray]], resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """The mean of Kendall's taus of pairs of values (A, R) and (A, S), with its bootstrap interval.
+
+    Each pair has its own allocators, replicates and seeds, which are drawn independently of the others'.
+    NaN ends where an R or S is 1.
+    """
     rng = np.random.default_rng(seed)
-    tau = kendall_tau(ours.mean(axis=1), theirs.mean(axis=1))
-    runs = min(ours.shape[1], theirs.shape[1])
+    taus = [kendall_tau(ours.mean(axis=1), theirs.mean(axis=1)) for ours, theirs in scores]
+    tau = np.asarray(np.mean(taus))
+    runs = min(values.shape[1] for pair in scores for values in pair)
     if runs < 2:
         return Interval(tau, np.full_like(tau, np.nan), np.full_like(tau, np.nan))
-    drawn = kendall_tau(*(_resampled(values, resamples, rng) for values in (ours, theirs)))
+    drawn = np.mean(
+        [kendall_tau(*(_resampled(values, resamples, rng) for values in pair)) for pair in scores], axis=0
+    )
     tail = float(stats.norm.sf(stats.t.ppf((1 + LEVEL) / 2, runs - 1) * np.sqrt(runs / (runs - 1))))
     low, high = np.nanquantile(drawn, [tail, 1 - tail]) if not np.isnan(drawn).all() else (np.nan, np.nan)
     return Interval(tau, np.asarray(low), np.asarray(high))
@@ -349,6 +403,29 @@ def _agreement_sheet(found: Validation) -> Sheet:
     said += [f"Left out, {what}: {', '.join(names)}." for what, names in found.left_out.items()]
     said += [f"Not the same in both: {note}." for note in found.notes]
     return sheet("simulated against real ranking of allocators", headings, rows, "\n".join(said))
+
+
+def pooled_sheet(table: pd.DataFrame) -> Sheet:
+    """The rows of `pooled`."""
+    rows: list[list[str | Shown]] = [
+        [
+            row["real"],
+            row["simulated"],
+            f"{row['allocators']}",
+            f"{row['seeds']}",
+            _interval(row["tau"], row["tau_low"], row["tau_high"]),
+            f"{row['right']} of {row['significant']}",
+            Shown(row["verdict"], row["verdict"]),
+        ]
+        for row in table.to_dict("records")
+    ]
+    headings = [
+        *(Heading("real", "name"), Heading("simulated", "name", 3)),
+        *(Heading("allocators", priority=4), Heading("seeds", priority=2)),
+        *(Heading("tau [95%]"), Heading("clear pairs right", priority=1), Heading("verdict", "words")),
+    ]
+    said = f"{ALL}: the mean of the taus, with least allocators and seeds; clear pairs are summed."
+    return sheet("simulated against real rankings", headings, rows, said)
 
 
 def _points_sheet(found: Validation, real_name: str, points: pd.DataFrame) -> Sheet:

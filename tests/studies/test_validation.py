@@ -37,7 +37,14 @@ from rolloutbench.studies.kinds import open_results
 from rolloutbench.studies.kinds.comparison import Comparison
 from rolloutbench.studies.kinds.learning import LearningResults, LearningStudy
 from rolloutbench.studies.kinds.snapshot import SnapshotResults
-from rolloutbench.studies.validation import bootstrap_tau, kendall_tau, significant_pairs, validate
+from rolloutbench.studies.validation import (
+    bootstrap_tau,
+    kendall_tau,
+    mean_tau,
+    pooled,
+    significant_pairs,
+    validate,
+)
 from simulators.pools import BetaDifficulty, Dead
 from simulators.scenarios import scenarios
 
@@ -187,6 +194,53 @@ def test_the_interval_covers(seeds):
         )
         covered += found.low - 1e-9 <= true <= found.high + 1e-9
     assert covered >= 90
+
+
+def test_pooled_studies_are_drawn_independently():
+    """The twin draws each study's runs one by one; of several alike the interval is the narrower."""
+    rng = np.random.default_rng(3)
+    scores = [
+        (rng.normal(size=(5, 9)) + means, rng.normal(size=(5, 7)) + means)
+        for means in (np.linspace(0, spread, 5)[:, None] for spread in (0.5, 1.0, 2.0))
+    ]
+    found = mean_tau(scores)
+    alone = [bootstrap_tau(*pair) for pair in scores]
+    assert found.estimate == pytest.approx(np.mean([one.estimate for one in alone]))
+    drawn = [
+        np.mean(
+            [
+                kendall_tau(
+                    *(side[:, rng.integers(0, side.shape[1], side.shape[1])].mean(axis=1) for side in pair)
+                )
+                for pair in scores
+            ]
+        )
+        for _ in range(3000)
+    ]
+    tail = stats.norm.sf(stats.t.ppf(0.975, 6) * np.sqrt(7 / 6))
+    assert np.quantile(drawn, [tail, 1 - tail]) == pytest.approx([float(found.low), float(found.high)], abs=0.05)
+    assert found.high - found.low < np.mean([one.high - one.low for one in alone])
+
+
+def test_several_real_runs_are_pooled(tmp_path):
+    found = [
+        validate(made(tmp_path / f"sim{i}", ranked(MEANS)), made(tmp_path / f"real{i}", ranked(means, seeds)))
+        for i, (means, seeds) in enumerate([(MEANS, 5), (MEANS[::-1], 8)])
+    ]
+    table = pooled(found)
+    assert table.real.tolist() == [str(tmp_path / "real0"), str(tmp_path / "real1"), "all together"]
+    assert table.tau.tolist() == pytest.approx([1, -1, 0])
+    assert table.verdict.tolist() == ["agrees", "contradicts", "undecided"]
+    last = table.iloc[-1]
+    assert (last.seeds, last.pairs) == (5, table.pairs[:2].sum())
+    assert (last.significant, last.right) == (table.significant[:2].sum(), table.right[:2].sum())
+
+
+def test_only_one_simulated_scenario_is_pooled_with_a_real_run(tmp_path):
+    sim = made(tmp_path / "sim", {"s1": ranked(MEANS), "s2": ranked(MEANS)})
+    found = validate(sim, made(tmp_path / "real", ranked(MEANS)))
+    with pytest.raises(InputError, match=r"sim against .*real: 2 pairs of scenarios: one simulated"):
+        pooled([found, found])
 
 
 def test_clear_pairs_are_scipys():
@@ -520,6 +574,26 @@ def test_validate_writes_and_prints(studies, real):
     assert open_results(real).values is not None  # the study itself is as it was
 
 
+def test_validate_pools_pairs(studies, real, tmp_path):
+    pair = f"{studies / 'sim'} {real}"
+    done = command_line.run(f"validate {pair} {pair} --out {tmp_path / 'p'}")
+    assert done.code == 0, done.err
+    table = pd.read_csv(tmp_path / "p" / "pooled.csv")
+    assert table.tau.nunique() == 1
+    assert table.real.tolist() == [str(real), str(real), "all together"]
+    assert "all together" in done.out
+    assert not (real / "validation").exists()
+    assert command_line.run(f"validate {pair} {pair} --json").json["agreement"][2]["seeds"] == 3
+
+
+def test_a_study_without_a_partner_is_refused(studies, real):
+    done = command_line.run(f"validate {studies / 'sim'} {real} {real}")
+    assert (done.code, done.out) == (2, "")
+    assert "has no partner: pairs are expected, a simulated study and a real one" in " ".join(
+        done.err.split()
+    )
+
+
 def test_validate_as_json_by_another_metric(studies, real, tmp_path):
     command = f"validate {studies / 'sim'} {real} -m rollouts_to_50 --out {tmp_path / 'v'} --json"
     done = command_line.run(command)
@@ -613,7 +687,7 @@ def test_a_study_whose_curves_are_gone_can_be_validated_but_not_fitted(studies, 
         ("validate {sim} {sim} -m tokens_per_step", "tokens_per_step: no metric that ranks"),
         ("validate {sim} nowhere", "nowhere"),
         ("fit nowhere", "nowhere"),
-        ("validate {sim}", "Missing argument"),
+        ("validate {sim}", "has no partner"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(studies, command, message):
