@@ -5,18 +5,28 @@ Both read studies that compare allocators at equal cost; see `analysis.metrics` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from paper_figures.drawing import Curves, Rows
 from paper_figures.series import compared, exact, rows, scaled
 from paper_figures.sources import Redrawn, Sources
+from rolloutbench.analysis.curves import LearningCurves
 from rolloutbench.analysis.plotting.style import Style
-from rolloutbench.analysis.statistics import Interval, paired_bootstrap, ratio_of_means
+from rolloutbench.analysis.statistics import (
+    Interval,
+    interpolate_curves,
+    mean_interval,
+    paired_bootstrap,
+    ratio_of_means,
+)
 from rolloutbench.analysis.yardsticks import is_yardstick
-from rolloutbench.cells.collectors import BASELINE
+from rolloutbench.cells.collectors import ACCURACY_BINS, ACCURACY_PREFIX, BASELINE
 from rolloutbench.protocol import FloatArray
 from rolloutbench.registry import parse_spec
+from simulators.conditions import TRAINERS
 from simulators.scenarios import LearningScenario, scenarios
 
 ALL = "learning_all"
@@ -29,6 +39,8 @@ SUMMARISED = {
 EPOCHS = "epochs"
 PARTS = "frontier_parts"
 CONDITIONS = "frontier_conditions"
+ENDING = "frontier", "mopps", "mopps[predictor=oracle]"
+"""Allocators of which it is shown what they leave behind at the end."""
 OF_ONE = PARTS, CONDITIONS
 """Studies about one method, whose rows are no comparison of methods."""
 TUNED_ON = (
@@ -101,6 +113,39 @@ def conditions(sources: Sources) -> pd.DataFrame:
     under = values.scenario.map({spec: parse_spec(spec)[1]["condition"] for spec in values.scenario.unique()})
     panels = {str(condition): by_allocator(part, metric) for condition, part in values.groupby(under)}
     return over_scenarios(panels, sign=-1)
+
+
+def ends(sources: Sources) -> pd.DataFrame:
+    """Points above uniform's held-out accuracy at its budget, by how often prompts were solved at first.
+
+    Everybody is at its own best learning rate; the mean over the scenarios, its interval over replicates.
+    """
+    rates = sources.values(CONDITIONS, "tuned_rate")
+    usual = [spec for spec in rates.scenario.unique() if parse_spec(spec)[1]["condition"] == TRAINERS]
+    bins = (np.arange(ACCURACY_BINS) + 0.5) / ACCURACY_BINS
+    names = [f"{ACCURACY_PREFIX}{p:.1f}" for p in bins]
+    curves = sources.table(
+        CONDITIONS, "curves", [*names, "rollouts"], allocator=(BASELINE, *ENDING), scenario=usual
+    )
+    own = rates.rename(columns={"value": "rate"})[["scenario", "allocator", "replicate", "rate"]]
+    judged = curves.merge(own.astype({"rate": curves.rate.dtype}))
+    above: dict[str, list[FloatArray]] = {name: [] for name in ENDING}
+    for spec in usual:
+        of_one = judged[judged.scenario == spec]
+        runs = {name: LearningCurves(of_one[of_one.allocator == name]) for name in (BASELINE, *ENDING)}
+        budget = runs[BASELINE].at_step("rollouts", sources.steps(CONDITIONS)[spec])
+        at_end = {name: _at_budget(run, names, budget) for name, run in runs.items()}
+        for name in ENDING:
+            above[name].append(at_end[name] - at_end[BASELINE])
+    means = {name: mean_interval(100 * np.nanmean(parts, axis=0)) for name, parts in above.items()}
+    return pd.concat([rows("", name, bins, mean) for name, mean in means.items()])
+
+
+def _at_budget(run: LearningCurves, columns: Sequence[str], budget: FloatArray) -> FloatArray:
+    """Values (C, R) of these columns where a run has generated so many rollouts (R,)."""
+    return np.stack(
+        [interpolate_curves(run["rollouts"], run[name], budget[:, None])[:, 0] for name in columns]
+    )
 
 
 def by_allocator(values: pd.DataFrame, metric: str) -> dict[str, FloatArray]:
@@ -208,6 +253,15 @@ FIGURES: tuple[Redrawn, ...] = (
         "scenario. Strong: their geometric mean, with its 95% interval. Scenarios and seeds are others than "
         "those it was tuned on; among them a verifier that errs, partial credit, lost and old rollouts, and "
         "the difficulties of a recorded run.",
+    ),
+    Redrawn(
+        "ours_ends",
+        "What choosing prompts does to easy and to hard ones by the end of training",
+        ends,
+        Curves("success probability before training", "accuracy above uniform's (points)", level=0.0),
+        (CONDITIONS,),
+        "Held-out prompts, when uniform's budget is spent: GRPO, mean over rollouts, Adam; each at its own "
+        "best learning rate. Means over scenarios that frontier was not tuned on; intervals over replicates.",
     ),
     Redrawn(
         "ours_real",

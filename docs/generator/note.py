@@ -75,6 +75,16 @@ def epochs() -> str:
     return markdown(["epochs", *(f"{x:g}" for x in here.x.unique())], lines)
 
 
+def ends() -> str:
+    """Points above uniform at the end, by how often held-out prompts were solved at first."""
+    found = ours.ends(Sources())
+    lines = [
+        [f"`{name}`", *(said(*ends, digits=1) for ends in part[["value", "low", "high"]].to_numpy())]
+        for name, part in found.groupby("series", sort=False)
+    ]
+    return markdown(["solved at first", *(f"{p:.1f}" for p in found.x.unique())], lines)
+
+
 def means(found: pd.DataFrame) -> dict[tuple[str, str], str]:
     """The means of a figure's rows in words, by panel and series."""
     here = found[found.low.notna()]
@@ -95,9 +105,9 @@ def across(found: pd.DataFrame) -> str:
     return markdown(["", *panels], lines)
 
 
-def said(value: float, low: float, high: float) -> str:
-    """A ratio with its interval."""
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+def said(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A number with its interval."""
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def markdown(headings: list[str], lines: list[list[str]]) -> str:

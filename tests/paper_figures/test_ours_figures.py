@@ -101,6 +101,44 @@ def test_each_condition_has_a_panel_of_its_own_scenarios():
         assert of_one[of_one.low.notna()].value.item() == pytest.approx(np.sqrt(np.prod(factors)))
 
 
+class Ended(Given):
+    """Curves beside the values: everybody gains a point of accuracy for each 10 rollouts, at a factor."""
+
+    FACTORS = dict.fromkeys(ours.ENDING, 2.0) | {BASELINE: 1.0}
+    SPECS = "lossy-v1[condition=grpo-rollout-adam]", "stale-v1[condition=grpo-rollout-adam]"
+
+    def __init__(self):
+        every = [(spec, name, r) for spec in self.SPECS for name in self.FACTORS for r in range(6)]
+        keys = pd.DataFrame(every, columns=["scenario", "allocator", "replicate"])
+        super().__init__(keys.assign(metric="tuned_rate", value=np.where(keys.replicate % 2, 0.5, 1.0)))
+
+    def steps(self, study):
+        return dict.fromkeys(self.SPECS, 4)
+
+    def table(self, study, name, columns, allocator, scenario):
+        keys = self.given[self.given.allocator.isin(allocator) & self.given.scenario.isin(scenario)]
+        found = []
+        for row in keys.itertuples():
+            for rate in (0.5, 1.0):
+                steps = np.arange(9)
+                rollouts = 10 * steps / self.FACTORS[row.allocator]  # smaller steps, and more of them
+                gain = (rate == row.value) * self.FACTORS[row.allocator] * rollouts / 1000
+                table = pd.DataFrame({"steps": steps, "rollouts": rollouts, "rate": rate})
+                table = table.assign(**{name: gain for name in columns if name != "rollouts"})
+                found.append(
+                    table.assign(scenario=row.scenario, allocator=row.allocator, replicate=row.replicate)
+                )
+        return pd.concat(found)
+
+
+def test_what_is_left_at_the_end_is_at_equal_rollouts_and_own_rates():
+    """Uniform's four steps of 10 rollouts are worth 4 points, and to who learns twice as fast 8."""
+    table = ours.ends(Ended())
+    assert table.groupby("series").x.apply(list).tolist() == [pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])] * 3
+    assert set(table.series) == set(ours.ENDING)
+    assert np.allclose(table[["value", "low", "high"]], 4.0)
+
+
 def test_the_geometric_mean_of_twice_and_half_is_one():
     baseline = np.ones((1, 2, 8))
     cube = baseline * np.array([2.0, 0.5])[:, None]
