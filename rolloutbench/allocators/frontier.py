@@ -5,19 +5,20 @@
     for j = 0 .. J-1:
         s = min(E[p (1 - p)] under Beta(a + k, b + n - k), enough / 4)    n, k: of this step so far
         s = s (u - 1) / u where n = 0                    the first rollout of a group only centres it
-        the B / 2^j prompts with the greatest s get u rollouts each, C / J in all
+        the max(breadth, B / 2^j) prompts with the greatest s get u rollouts each, C / J in all
     train on every rollout
 
 In a group of 8 and at first, u is 2, 4, 8 and 16. No more prompts than the budget has are opened. Of equals
-the first to come are taken, since the stream is shuffled. A step is never so small that its last round has
-less than one group.
+the first to come are taken, since the stream is shuffled. A step is never so small that `breadth` prompts
+have less than a group each.
 
 Why s: up to what all prompts share, n rollouts of one prompt add n s to the squared signal of a step over its
 variance, so rollouts belong where s is greatest. Why rounds: what a belief from earlier steps cannot know,
-two rollouts tell, and they are trained on like all others. Why `enough`: prompts with nine tenths of the most
-signal are as good as any, and many different ones are better than the same few. Why steps that grow: at the
-same price small steps learn faster while the signal is strong, and larger ones once it is weak.
-docs/frontier.md has the derivation, and what each part adds.
+two rollouts tell, and they are trained on like all others. Why `enough` and `breadth`: prompts with nine
+tenths of the most signal are as good as any, and many different ones are better than the same few, the more
+so the less of the noise is not the rewards'. Why steps that grow: at the same price small steps learn faster
+while the signal is strong, and larger ones once it is weak. docs/frontier.md has the derivation, and what
+each part adds.
 
 Related: MoPPS chooses by history, VIGOR (2607.22002) halves within the step; this does both with one belief.
 A prompt's count depends on its own rewards, so the gradient is biased, as theirs is.
@@ -59,7 +60,7 @@ LEAST_CERTAIN = 0.1
 
 PRICES: dict[str, dict[str, Any]] = {
     "rollouts": {},
-    "seconds": {"rounds": 1, "start": 1.0},  # every stage, and every step, waits for its longest response
+    "seconds": {"rounds": 1, "start": 1.0, "candidates": 8},  # stages and steps wait for the longest response
 }
 
 
@@ -67,10 +68,12 @@ PRICES: dict[str, dict[str, Any]] = {
 class Frontier(Predicting):
     """Rounds of rollouts for the prompts whose rewards are expected to vary most; steps that grow.
 
-    `price`: what is to be saved; for seconds, unless they are given, a step is one round of the whole budget.
+    `price`: what is to be saved; for seconds a step is one round of the whole
+    budget, chosen from 8 candidates for each place, unless these are given.
     `candidates`: prompts considered for each that is opened. `rounds`: stages of a step; 1 is a choice by
-    history alone. `enough`: share of the most signal beyond which prompts count as equals. `start`,
-    `growth`: share of the budget that the first step spends, and what each step adds to it.
+    history alone. `breadth`: fewest prompts of a round. `enough`: share of the most signal beyond which
+    prompts count as equals. `start`, `growth`: share of the budget that the first step spends, and what each
+    step adds to it.
     """
 
     staged: ClassVar[bool] = True
@@ -80,8 +83,9 @@ class Frontier(Predicting):
 
     predictor: PredictorSpec = "kalman"  # type: ignore[assignment]
     price: Literal["rollouts", "seconds"] = "rollouts"
-    candidates: Annotated[int, Field(ge=1, le=1000)] = 8
+    candidates: Annotated[int, Field(ge=1, le=1000)] = 2
     rounds: Annotated[int, Field(ge=1, le=16)] = 4
+    breadth: Annotated[int, Field(ge=1)] = 8
     enough: Annotated[float, Field(gt=0, le=1)] = 0.9
     start: Annotated[float, Field(gt=0, le=1)] = 0.25
     growth: Annotated[float, Field(ge=0, le=1)] = 0.0025
@@ -122,12 +126,13 @@ class Frontier(Predicting):
         """Rollouts and prompts of each round of the next step; no prompt is opened with fewer than 2."""
         rounds = max(1, min(self.rounds, budget.rollouts // 2))
         share = min(1.0, self.start + self.growth * self._step)
-        least = min(budget.rollouts, max(2, int(budget.group_size)) * 2 ** (rounds - 1))
+        least = min(budget.rollouts, max(2, int(budget.group_size)) * self.breadth)
         rollouts = max(round(share * budget.rollouts), least)
         each = rollouts // rounds
         shares = [each] * (rounds - 1) + [rollouts - each * (rounds - 1)]
         prompts = budget.prompts * rollouts / budget.rollouts
-        widths = [max(1, min(round(prompts / 2**j), each // 2)) for j in range(rounds)]
+        fewest = min(self.breadth, budget.prompts)
+        widths = [max(1, min(max(round(prompts / 2**j), fewest), each // 2)) for j in range(rounds)]
         return shares, widths
 
     def signal(self, a: FloatArray, b: FloatArray) -> FloatArray:

@@ -40,7 +40,7 @@ def slow_step(candidates, a, b, shares, widths, most, enough, tape):
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("more", ["", ",rounds=3,candidates=2", ",price=seconds"])
+@pytest.mark.parametrize("more", ["", ",breadth=1,candidates=8", ",rounds=3,breadth=2", ",price=seconds"])
 def test_its_rounds_are_those_of_the_slow_twin(more, seed):
     rng = np.random.default_rng(seed)
     place = Scripted(rng.random((3, 40)), 16, 128, seed=seed)
@@ -96,11 +96,24 @@ def test_groups_double_while_prompts_halve():
     assert [int(r.counts[0].max()) for r in place.requests] == [2, 4, 8, 16]
 
 
-@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 16), st.integers(0, 500), st.floats(0.01, 1))
-def test_every_round_can_be_paid(prompts, group_size, rounds, step, start):
+def test_no_round_is_narrower_than_its_breadth():
+    """At a quarter of the budget 16 prompts would become 8, 4 and 2."""
+    place = Coins(np.full((3, 600), 0.5), 64, 512)
+    trained("frontier[growth=0]", place, 2)
+    assert [int((r.counts[0] > 0).sum()) for r in place.requests] == [16, 8, 8, 8] * 2
+    narrow = Coins(np.full((3, 600), 0.5), 64, 512)
+    trained("frontier[growth=0,breadth=1]", narrow, 2)
+    assert [int((r.counts[0] > 0).sum()) for r in narrow.requests] == [16, 8, 4, 2] * 2
+
+
+@given(
+    *(st.integers(1, 300), st.integers(1, 40), st.integers(1, 16), st.integers(1, 64), st.integers(0, 500)),
+    st.floats(0.01, 1),
+)
+def test_every_round_can_be_paid(prompts, group_size, rounds, breadth, step, start):
     """No step above its budget, no round in which an opened prompt would get a single rollout."""
     driven = allocators.create("frontier")
-    driven.rounds, driven.start, driven._step = rounds, start, step
+    driven.rounds, driven.breadth, driven.start, driven._step = rounds, breadth, start, step
     budget = Budget(prompts, prompts * group_size)
     if budget.rollouts < 2:
         return
@@ -145,7 +158,9 @@ def test_a_belief_without_variance_outweighs_a_step():
     np.testing.assert_allclose(reward_variance(a, b + 16), [[0.21, 0, 0]], atol=1e-4)
 
 
-@pytest.mark.parametrize("wrong", ["rounds=0", "enough=0", "start=0", "growth=-1", "candidates=0"])
+@pytest.mark.parametrize(
+    "wrong", ["rounds=0", "enough=0", "start=0", "growth=-1", "candidates=0", "breadth=0"]
+)
 def test_bad_parameters_are_refused(wrong):
     with pytest.raises(InputError, match=wrong.partition("=")[0]):
         allocators.create(f"frontier[{wrong}]")

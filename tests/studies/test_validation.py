@@ -218,7 +218,9 @@ def test_pooled_studies_are_drawn_independently():
         for _ in range(3000)
     ]
     tail = stats.norm.sf(stats.t.ppf(0.975, 6) * np.sqrt(7 / 6))
-    assert np.quantile(drawn, [tail, 1 - tail]) == pytest.approx([float(found.low), float(found.high)], abs=0.05)
+    assert np.quantile(drawn, [tail, 1 - tail]) == pytest.approx(
+        [float(found.low), float(found.high)], abs=0.05
+    )
     assert found.high - found.low < np.mean([one.high - one.low for one in alone])
 
 
