@@ -7,6 +7,7 @@ in a study. Sampling for the bank is a measurement and nobody's bill.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from real_runs.rollouts import Rollouts
 from real_runs.sketches import sketch
 from real_runs.training import TrainingCell, TrainingRun, start
 from rolloutbench.analysis import tables as terminal
+from rolloutbench.analysis.noise import fit_noise
 from rolloutbench.protocol import InputError
 from rolloutbench.score_bank import ScoreBank, write_bank
 
@@ -34,11 +36,15 @@ HALVES = {False: "the same rollouts", True: "other rollouts"}
 
 @dataclass(frozen=True)
 class Recorded:
-    """A bank, further columns of its prompts, and what its scores say of VIP's assumption and formulas."""
+    """A bank, further columns of its prompts, and what its scores say of noise and of VIP's formulas.
+
+    `noise` has a row for each step: step, noise_ratio, low, high, prompts; see `analysis.noise`.
+    """
 
     bank: ScoreBank
     known: Mapping[str, Any]
     conditions: str
+    noise: pd.DataFrame
     tests: pd.DataFrame
     variance: pd.DataFrame
     agreement: pd.DataFrame
@@ -105,9 +111,10 @@ def record(
         "level": [problem.level for problem in problems],
     }
     tell("tests")
-    tests, variance, agreeing = [], [], []
+    noise, tests, variance, agreeing = [], [], [], []
     for step in at:
         here = bank.at(step)
+        noise.append(_noise(here, step))
         try:
             tests.append(assumption_tests(here).assign(step=step))
         except InputError as error:  # the bank is of use all the same
@@ -121,7 +128,13 @@ def record(
         f"{scenario.group_size}, seed {cell.seed}"
     )
     whole = (pd.concat(part, ignore_index=True) for part in (tests or [NO_TESTS], variance, agreeing))
-    return Recorded(bank, known, conditions, *whole)
+    return Recorded(bank, known, conditions, pd.DataFrame(noise), *whole)
+
+
+def _noise(bank: ScoreBank, step: int) -> dict[str, float]:
+    found = fit_noise(bank.prompts, bank.steps, bank.rewards, bank.sketches)
+    ratio, low, high, prompts = (math.nan, math.nan, math.nan, 0) if found is None else found
+    return {"step": step, "noise_ratio": ratio, "low": low, "high": high, "prompts": prompts}
 
 
 def _score(
@@ -143,7 +156,7 @@ def write(found: Recorded, directory: Path) -> None:
     write_bank(found.bank, directory, found.known)
     scores = directory / "scores"
     scores.mkdir(exist_ok=True)
-    for name in ("tests", "variance", "agreement"):
+    for name in ("noise", "tests", "variance", "agreement"):
         getattr(found, name).to_csv(scores / f"{name}.csv", index=False)
     facts = {"conditions": found.conditions, **found.bank.about}
     (scores / "about.json").write_text(json.dumps(facts, indent=1) + "\n")
@@ -158,7 +171,22 @@ def sheets(found: Recorded) -> list[terminal.Sheet]:
     """What the terminal shows: the tests, and how well the variance of gradients is predicted."""
     tests = found.tests.assign(p_value=[f"{p:.3g}" for p in found.tests.p_value])
     priorities = {"prompts": 1, "permuted": 2, "statistic": 3}
-    shown = [terminal.plain("tests of VIP's Assumption 4.1", tests, found.conditions, priorities)]
+    noise = pd.DataFrame(
+        {
+            "step": found.noise.step,
+            "noise ratio [95%]": [_said(row) for row in found.noise.itertuples()],
+            "prompts": found.noise.prompts,
+        }
+    )
+    said = (
+        "What of a rollout's score has nothing to do with its reward, against what has, over prompts with "
+        "two successes and two failures: compare -s 'u-shaped-adam-v1[noise_ratio=...]'. Scenarios have "
+        "100 unless they say otherwise."
+    )
+    shown = [
+        terminal.plain("noise of a rollout's score against its signal", noise, said),
+        terminal.plain("tests of VIP's Assumption 4.1", tests, found.conditions, priorities),
+    ]
     spans = found.agreement.assign(
         estimate=[
             f"{row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.agreement.itertuples()
@@ -170,7 +198,15 @@ def sheets(found: Recorded) -> list[terminal.Sheet]:
     return shown
 
 
+def _said(row: Any) -> str:
+    if math.isnan(row.noise_ratio):
+        return "no such prompt"
+    if math.isinf(row.noise_ratio):
+        return "no signal"
+    return f"{row.noise_ratio:.2g} [{row.low:.2g}, {row.high:.2g}]"
+
+
 def as_json(found: Recorded) -> dict[str, Any]:
     """The tables as lists of rows, with the conditions."""
-    rows = {name: terminal.as_records(getattr(found, name)) for name in ("tests", "agreement")}
+    rows = {name: terminal.as_records(getattr(found, name)) for name in ("noise", "tests", "agreement")}
     return rows | {"conditions": found.conditions}

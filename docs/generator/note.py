@@ -67,12 +67,25 @@ def prices() -> str:
 def epochs() -> str:
     """Frontier's area against how often a run sees each prompt, a row for each pool."""
     found = ours.epochs(Sources())
-    here = found[found.series == METHOD]
+    return along("epochs", found[found.series == METHOD])
+
+
+def noise() -> str:
+    """Areas against the noise beside the rewards, a table for each batch."""
+    found = ours.noise(Sources())
+    return "\n\n".join(
+        f"{panel}:\n\n{along('noise ratio', part, 'series')}"
+        for panel, part in found.groupby("panel", sort=False)
+    )
+
+
+def along(heading: str, found: pd.DataFrame, rows: str = "panel") -> str:
+    """A row for each panel or series, a column for each place on the axis."""
     lines = [
-        [f"`{pool}`", *(said(*ends) for ends in part[["value", "low", "high"]].to_numpy())]
-        for pool, part in here.groupby("panel", sort=False)
+        [f"`{name}`", *(said(*ends) for ends in part[["value", "low", "high"]].to_numpy())]
+        for name, part in found.groupby(rows, sort=False)
     ]
-    return markdown(["epochs", *(f"{x:g}" for x in here.x.unique())], lines)
+    return markdown([heading, *(f"{x:g}" for x in found.x.unique())], lines)
 
 
 def ends() -> str:

@@ -44,6 +44,7 @@ MAKERS: dict[str, Callable[[], str]] = {
     "conditions": note.conditions,
     "prices": note.prices,
     "epochs": note.epochs,
+    "noise": note.noise,
     "ends": note.ends,
 }
 """What makes the text between the marks of each name."""

@@ -7,13 +7,8 @@ What a real run's directory may hold beside its study:
 
 Difficulty is the Beta distribution, with prompts that are never or always solved where the data ask for
 them (BIC), of which binomial counts were most likely drawn: the sampling error of a pass rate is no part
-of it. For the noise, let m1 and m0 be a prompt's mean score among its successes and failures, and T1, T0
-the traces of the scores' covariances. In the simulator z = (r - p) phi + xi, so that E(m1 - m0) = phi, as
-it is for any policy, whose score has mean 0: E(z | r) = grad p / (p or p - 1), and phi is then the gradient
-of the prompt's logit. |m1 - m0|^2 - T1/k - T0/(n - k) is an unbiased look at |phi|^2. The noise of a
-REINFORCE gradient with advantages r - p is p (1-p) [(1-p) T1 + p T0], the simulator's p (1-p) d sigma^2.
-The learning rate is the least at which simulated uniform gains as much as the real one did. Everything
-else is the base scenario's, and said to be.
+of it. Noise is analysis/noise.py's. The learning rate is the least at which simulated uniform gains as much
+as the real one did. Everything else is the base scenario's, and said to be.
 """
 
 from __future__ import annotations
@@ -22,10 +17,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import tomli_w
 from scipy import optimize, special, stats
 from threadpoolctl import threadpool_limits
@@ -33,12 +27,13 @@ from threadpoolctl import threadpool_limits
 from rolloutbench.allocators import allocators
 from rolloutbench.allocators.uniform import Uniform
 from rolloutbench.analysis.curves import LearningCurves
+from rolloutbench.analysis.noise import fit_noise
 from rolloutbench.analysis.results import Results
 from rolloutbench.analysis.tables import Heading, Sheet, sheet
 from rolloutbench.cells.collectors import BASELINE, REFERENCE
 from rolloutbench.estimators import estimators
 from rolloutbench.loop import begin, run_step
-from rolloutbench.protocol import Aggregation, FloatArray, InputError, IntArray
+from rolloutbench.protocol import Aggregation, FloatArray, InputError
 from rolloutbench.score_bank import BANK, read_bank
 from rolloutbench.studies.kinds.learning import LearningResults
 from rolloutbench.tabular import column, read_table
@@ -51,7 +46,6 @@ BASE = "u-shaped-adam-v1"
 PASS_RATES = "pass_rates.parquet"
 REPLICATES = 16
 """Number of replicates of the study that is written."""
-RESAMPLES = 2000
 CLOSE = 0.01
 """Share of the real gain: the search for the learning rate ends where the simulated one is as near."""
 
@@ -148,64 +142,6 @@ def _with_shares(x: FloatArray, kinds: Sequence[str]) -> DifficultyFit:
     """Difficulty from the logarithms of alpha, beta and of the odds of each share against the rest."""
     shares = special.softmax(np.append(x[2:], 0.0))[:-1]
     return DifficultyFit(*np.exp(x[:2]).tolist(), **dict(zip(kinds, shares.tolist(), strict=True)))
-
-
-# Noise
-
-
-class NoiseFit(NamedTuple):
-    """Noise ratio d sigma^2 / |phi|^2 with a 95% interval; infinite where no signal can be told from 0."""
-
-    ratio: float
-    low: float
-    high: float
-    prompts: int
-
-
-def fit_noise(
-    prompts: IntArray, steps: IntArray, rewards: IntArray, sketches: npt.NDArray[np.floating[Any]]
-) -> NoiseFit | None:
-    """Fit the noise of a rollout's score against its signal to N rollouts with scores (N, D).
-
-    Groups of one prompt and step with at least two successes and two failures count, by k (n-k) / n, and
-    each in units of its own scatter, so that a prompt with enormous scores does not decide for all. The
-    interval is by bootstrap over prompts. None where there is no such group.
-    """
-    order = np.lexsort((rewards, steps, prompts))
-    keys = np.stack([prompts, steps, rewards], axis=1)[order]
-    starts = np.flatnonzero(np.append(True, (keys[1:] != keys[:-1]).any(axis=1)))
-    counts = np.diff(np.append(starts, len(keys))).astype(np.float64)
-    sorted_sketches = sketches[order]
-    sums = np.add.reduceat(sorted_sketches, starts, axis=0, dtype=np.float64)
-    squares = np.add.reduceat(
-        np.einsum("nd,nd->n", sorted_sketches, sorted_sketches, dtype=np.float64), starts
-    )
-    keys, means = keys[starts], sums / counts[:, None]
-    traces = (squares - counts * (means**2).sum(axis=1)) / np.maximum(counts - 1, 1)
-    paired = (keys[1:, :2] == keys[:-1, :2]).all(axis=1) & (np.minimum(counts[1:], counts[:-1]) >= 2)
-    paired &= traces[1:] + traces[:-1] > 0
-    lost = np.flatnonzero(paired)  # a group's failures; its successes come next
-    if not len(lost):
-        return None
-    won = lost + 1
-    failures, successes = counts[lost], counts[won]
-    size = failures + successes
-    apart = ((means[won] - means[lost]) ** 2).sum(axis=1)
-    signal = apart - traces[won] / successes - traces[lost] / failures
-    noise = (failures * traces[won] + successes * traces[lost]) / size
-    within = (successes - 1) * traces[won] + (failures - 1) * traces[lost]
-    weight = successes * failures / size
-    weight /= within + weight * apart  # all the scatter of the group's scores about their mean
-    weight *= size - 1
-    _, place = np.unique(keys[lost, 0], return_inverse=True)
-    known = int(place.max()) + 1
-    by_prompt = np.stack([np.bincount(place, weight * part, known) for part in (signal, noise)], axis=1)
-    drawn = np.random.default_rng(0).multinomial(known, np.full(known, 1 / known), size=RESAMPLES)
-    totals = np.concatenate([by_prompt.sum(axis=0, keepdims=True), drawn @ by_prompt])
-    signal_to_noise = totals[:, 0] / totals[:, 1]
-    least, most = np.quantile(signal_to_noise[1:], [0.025, 0.975])
-    ratio, low, high = (1 / float(x) if x > 0 else math.inf for x in (signal_to_noise[0], most, least))
-    return NoiseFit(ratio, low, high, known)
 
 
 # A run

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from command_line import run
 
+from real_runs.recording import Recorded, sheets
+from rolloutbench.analysis.noise import fit_noise
 from rolloutbench.score_bank import read_bank
 
 pytestmark = pytest.mark.torch
@@ -62,7 +64,7 @@ def test_rewards_are_those_of_the_model(recorded):
 
 def test_tables_and_plots_are_written(recorded):
     directory, answer = recorded
-    for name in ("tests", "variance", "agreement"):
+    for name in ("noise", "tests", "variance", "agreement"):
         assert len(pd.read_csv(directory / "scores" / f"{name}.csv"))
     assert sorted(path.name for path in (directory / "scores").glob("*.png")) == [
         "variance_0.png",
@@ -77,6 +79,29 @@ def test_tables_and_plots_are_written(recorded):
     about = json.loads((directory / "scores" / "about.json").read_text())
     assert about["command"].startswith("rolloutbench record")
     assert "20 prompts x 8 rollouts" in about["conditions"]
+
+
+def test_noise_is_that_of_the_bank_at_each_step(recorded):
+    directory, answer = recorded
+    written = pd.read_csv(directory / "scores" / "noise.csv")
+    assert written.step.tolist() == [row["step"] for row in answer["noise"]] == [0, 3]
+    for row in written.itertuples():
+        bank = read_bank(directory).at(row.step)
+        found = fit_noise(bank.prompts, bank.steps, bank.rewards, bank.sketches)
+        assert (row.noise_ratio, row.prompts) == (pytest.approx(found.ratio, rel=0.05), found.prompts)
+        assert row.low < row.noise_ratio < row.high
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(0.3, "0.3 [0.15, 0.6]"), (np.inf, "no signal"), (np.nan, "no such prompt")]
+)
+def test_noise_is_said_in_words_where_it_is_no_number(ratio, said):
+    noise = pd.DataFrame(
+        [{"step": 0, "noise_ratio": ratio, "low": ratio / 2, "high": ratio * 2, "prompts": 9}]
+    )
+    nothing = pd.DataFrame(columns=["p_value", "prompts", "estimate", "low", "high"])
+    shown, *_ = sheets(Recorded(None, {}, "", noise, nothing, nothing, nothing))
+    assert said in shown.section()
 
 
 def test_allocators_are_compared_on_it(recorded, tmp_path):

@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from rolloutbench.allocators import allocators
+from rolloutbench.analysis.noise import fit_noise
 from rolloutbench.analysis.plotting import validation as plots
 from rolloutbench.analysis.results import summarise
 from rolloutbench.cells.store import Manifest, write_manifest
@@ -29,7 +30,6 @@ from rolloutbench.studies.fitting import (
     fit,
     fit_difficulty,
     fit_learning_rate,
-    fit_noise,
     measure,
     simulated_gain,
 )
