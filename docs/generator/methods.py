@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from rolloutbench.objectives import objectives
 from rolloutbench.predictors import predictors
 from rolloutbench.registry import Registry
 
-RECORDED = "learning_all"
-"""The study in which every method is compared."""
+RECORDED = "learning_all", "prices"
+"""The studies in which every method is compared."""
 DOES = {
     "form": "decides",
     "predictor": "predictor",
@@ -103,7 +103,7 @@ def page(root: Path, name: str) -> str:
         "## Where it comes from",
         _source(name, file),
         "## Where it wins and loses",
-        *verdicts(study(root, RECORDED), name),
+        *verdicts([study(root, recorded) for recorded in RECORDED], name),
         f"```sh\nrolloutbench compare -a {name}\n```",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -136,15 +136,20 @@ def _source(name: str, file: Path) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def verdicts(results: Results, name: str) -> Iterator[str]:
-    """In which scenarios the variants of a method are better and worse than uniform, with intervals."""
+def verdicts(studies: Sequence[Results], name: str) -> Iterator[str]:
+    """In which scenarios the variants of a method are better and worse than uniform, with intervals.
+
+    By the first of the studies that has the method.
+    """
+    having = (one for one in studies if any(method_of(spec) == name for spec in one.members))
+    results = next(having, studies[0])
     variants = [spec for spec in results.members if method_of(spec) == name and spec != BASELINE]
     if name == BASELINE:
         yield f"`{BASELINE}` is what all others are compared with; its variants have smaller groups."
     elif not variants:
         yield (
             f"There is nothing to show yet: `{name}` is not among the {len(results.members)} allocators that "
-            f"`results/{RECORDED}` compares. It was recorded at commit {results.record['commit']}."
+            f"`{results.directory.name}` compares. It was recorded at commit {results.record['commit']}."
         )
         return
     described, scenarios = describe(results.sort), results.shown_scenarios()
