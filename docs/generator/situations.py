@@ -32,6 +32,7 @@ class Situation:
 
 
 NOISY = "u-shaped-adam-v1[false_positive=0.3,false_negative=0.1]"
+SHORT = "u-shaped-adam-v1[noise_ratio=0.3,steps=60]"
 MILLION = "u-shaped-adam-v1[dimension=8,pool_size=1000000]"
 SITUATIONS = (
     Situation("I know nothing yet", (View(),)),
@@ -40,6 +41,7 @@ SITUATIONS = (
     Situation("At most one epoch: no prompt has a history", (View(epochs="one"),)),
     Situation("At most one epoch, a million prompts", (View(scenario=MILLION, target="area"),), True),
     Situation("A small pool, seen very often", (View(epochs="many"),)),
+    Situation("Answers of a few tokens: little noise", (View(scenario=SHORT, target="area"),), True),
     Situation("The verifier errs: 30% of wrong answers pass", (View(scenario=NOISY, target="area"),), True),
     Situation("Some rollouts are lost", (View(scenario="lossy-v1"),)),
     Situation("Rollouts are some steps old", (View(scenario="stale-v1"),)),
