@@ -36,6 +36,11 @@ SUMMARISED = {
     "tuned_rollouts_to_90": "rollouts to 90% of the gain",
     "tuned_seconds_to_90": "seconds to 90% of the gain",
 }
+PRICED = {
+    "tuned_area_over_rollouts": "area over rollouts (more is better)",
+    "tuned_rollouts_to_90": "rollouts to 90% (less is better)",
+    "tuned_seconds_to_90": "seconds to 90% (less is better)",
+}
 EPOCHS = "epochs"
 NOISE = "noise"
 PARTS = "frontier_parts"
@@ -118,22 +123,34 @@ def conditions(sources: Sources) -> pd.DataFrame:
     return over_scenarios(panels, sign=-1)
 
 
+def prices(sources: Sources) -> pd.DataFrame:
+    """Gain and cost of frontier and others under the usual condition, each in a panel."""
+    values = sources.values(CONDITIONS, *PRICED)
+    here = values[values.scenario.isin(usual(values))]
+    return over_scenarios({panel: by_allocator(here, metric) for metric, panel in PRICED.items()}, sign=-1)
+
+
+def usual(values: pd.DataFrame) -> list[str]:
+    """The scenarios under the condition that trainers have unasked."""
+    return [spec for spec in values.scenario.unique() if parse_spec(spec)[1]["condition"] == TRAINERS]
+
+
 def ends(sources: Sources) -> pd.DataFrame:
     """Points above uniform's held-out accuracy at its budget, by how often prompts were solved at first.
 
     Everybody is at its own best learning rate; the mean over the scenarios, its interval over replicates.
     """
     rates = sources.values(CONDITIONS, "tuned_rate")
-    usual = [spec for spec in rates.scenario.unique() if parse_spec(spec)[1]["condition"] == TRAINERS]
+    specs = usual(rates)
     bins = (np.arange(ACCURACY_BINS) + 0.5) / ACCURACY_BINS
     names = [f"{ACCURACY_PREFIX}{p:.1f}" for p in bins]
     curves = sources.table(
-        CONDITIONS, "curves", [*names, "rollouts"], allocator=(BASELINE, *ENDING), scenario=usual
+        CONDITIONS, "curves", [*names, "rollouts"], allocator=(BASELINE, *ENDING), scenario=specs
     )
     own = rates.rename(columns={"value": "rate"})[["scenario", "allocator", "replicate", "rate"]]
     judged = curves.merge(own.astype({"rate": curves.rate.dtype}))
     above: dict[str, list[FloatArray]] = {name: [] for name in ENDING}
-    for spec in usual:
+    for spec in specs:
         of_one = judged[judged.scenario == spec]
         runs = {name: LearningCurves(of_one[of_one.allocator == name]) for name in (BASELINE, *ENDING)}
         budget = runs[BASELINE].at_step("rollouts", sources.steps(CONDITIONS)[spec])
@@ -271,6 +288,17 @@ FIGURES: tuple[Redrawn, ...] = (
         "scenario. Strong: their geometric mean, with its 95% interval. Scenarios and seeds are others than "
         "those it was tuned on; among them a verifier that errs, partial credit, lost and old rollouts, and "
         "the difficulties of a recorded run.",
+    ),
+    Redrawn(
+        "ours_prices",
+        "Frontier by what it costs: rollouts, or seconds",
+        prices,
+        Rows("ratio to uniform", level=1.0, log="x", cloud=True, apart=is_apart),
+        (CONDITIONS,),
+        "GRPO, mean over rollouts, Adam; each at its own best learning rate. Pale: each scenario. Strong: "
+        "their geometric mean, with its 95% interval. Scenarios and seeds are others than those it was "
+        "tuned on. Who is not there after 1.5 times uniform's budget counts as there then. Seconds are "
+        "simulated.",
     ),
     Redrawn(
         "ours_noise",

@@ -13,12 +13,12 @@ from rolloutbench.protocol import Budget, Outcomes, PromptStream, Setting
 class Coins(Environment):
     """Prompts with success probabilities p (R, Q); an update keeps the groups it was given."""
 
-    def __init__(self, p, prompts, rollouts, estimator="rloo", seed=0):
+    def __init__(self, p, prompts, rollouts, estimator="rloo", seed=0, aggregation="prompt"):
         self.p = np.atleast_2d(p).astype(float)
         setting = Setting(
             Budget(prompts, rollouts),
             estimators.create(estimator),
-            "prompt",
+            aggregation,
             *self.p.shape,
             np.random.default_rng(seed),
             features=np.random.default_rng(seed + 2).standard_normal((*self.p.shape, 3)),

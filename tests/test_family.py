@@ -27,7 +27,7 @@ OURS = ("pooled_baseline", "frontier")
 
 
 def place_of(replicates, group_size, seed=0, pool=POOL, p=P):
-    return Coins(np.tile(p, (replicates, 1)), BATCH, BATCH * group_size, seed=seed)
+    return Coins(np.tile(p, (replicates, 1)), BATCH, BATCH * group_size, seed=seed, aggregation="rollout")
 
 
 def next_prompts(replicates, steps):

@@ -12,13 +12,6 @@ from rolloutbench.cells.collectors import BASELINE
 
 METHOD = "frontier"
 BOUND = "mopps[predictor=oracle]"
-USUAL = "grpo-rollout-adam"
-PRICES = {
-    "tuned_area_over_rollouts": "area over rollouts",
-    "tuned_rollouts_to_90": "rollouts to 90%",
-    "tuned_seconds_to_90": "seconds to 90%",
-}
-"""What a price does to a run, in words."""
 
 
 def headline() -> str:
@@ -57,11 +50,8 @@ def conditions() -> str:
 
 
 def prices() -> str:
-    """Gain and price of each allocator under the usual condition, in the scenarios of the grid."""
-    values = Sources().values(ours.CONDITIONS, *PRICES)
-    here = values[values.scenario.str.contains(f"condition={USUAL}", regex=False)]
-    panels = {said: ours.by_allocator(here, metric) for metric, said in PRICES.items()}
-    return across(ours.over_scenarios(panels, sign=-1))
+    """Gain and cost of each allocator under the usual condition."""
+    return across(ours.prices(Sources()))
 
 
 def epochs() -> str:

@@ -68,12 +68,14 @@ PRICES: dict[str, dict[str, Any]] = {
 class Frontier(Predicting):
     """Rounds of rollouts for the prompts whose rewards are expected to vary most; steps that grow.
 
-    `price`: what is to be saved; for seconds a step is one round of the whole
-    budget, chosen from 8 candidates for each place, unless these are given.
-    `candidates`: prompts considered for each that is opened. `rounds`: stages of a step; 1 is a choice by
-    history alone. `breadth`: fewest prompts of a round. `enough`: share of the most signal beyond which
-    prompts count as equals. `start`, `growth`: share of the budget that the first step spends, and what each
-    step adds to it.
+    Where the mean is over prompts, a step is one round with 8 candidates for each place, unless these are
+    given: such a mean weighs a group of two like one of thirty, so rounds would be for nothing.
+
+    `price`: what is to be saved; for seconds a step is one such round of the whole budget. `candidates`:
+    prompts considered for each that is opened, 2 by default. `rounds`: stages of a step, 4 by default; 1 is
+    a choice by history alone. `breadth`: fewest prompts of a round. `enough`: share of the most signal beyond
+    which prompts count as equals. `start`, `growth`: share of the budget that the first step spends, and what
+    each step adds to it.
     """
 
     staged: ClassVar[bool] = True
@@ -83,8 +85,8 @@ class Frontier(Predicting):
 
     predictor: PredictorSpec = "kalman"  # type: ignore[assignment]
     price: Literal["rollouts", "seconds"] = "rollouts"
-    candidates: Annotated[int, Field(ge=1, le=1000)] = 2
-    rounds: Annotated[int, Field(ge=1, le=16)] = 4
+    candidates: Annotated[int, Field(ge=1, le=1000)] | None = None
+    rounds: Annotated[int, Field(ge=1, le=16)] | None = None
     breadth: Annotated[int, Field(ge=1)] = 8
     enough: Annotated[float, Field(gt=0, le=1)] = 0.9
     start: Annotated[float, Field(gt=0, le=1)] = 0.25
@@ -97,16 +99,22 @@ class Frontier(Predicting):
         parameters = given.kwargs or {}
         return ArgsKwargs(given.args, {**PRICES.get(str(parameters.get("price")), {}), **parameters})
 
+    def __post_init__(self) -> None:
+        """Say whether it is staged: one round decides before it has seen anything of the step."""
+        self.staged, self.one_shot = self.rounds != 1, self.rounds == 1  # type: ignore[misc]
+
     def begin(self, setting: Setting) -> None:
         """Start afresh, with the smallest step."""
         super().begin(setting)
+        rounds, candidates = (1, 8) if setting.aggregation == "prompt" else (4, 2)
+        self._rounds, self._candidates = self.rounds or rounds, self.candidates or candidates
         self._step = 0
 
     def plan(self, stream: PromptStream, budget: Budget) -> Plan:
         """Draw candidates, then ask round by round; train on everything."""
         shares, widths = self.schedule(budget)
         self._step += 1
-        candidates = stream.draw(min(self.candidates * widths[0], stream.pool_size))
+        candidates = stream.draw(min(self._candidates * widths[0], stream.pool_size))
         belief = beta_of(self.predictor.predict(candidates))
         most = min(sum(widths), budget.prompts)  # who is not among these is never opened in this step
         likely = nearest(lateness(candidates, self.signal(*belief)), most)
@@ -124,7 +132,7 @@ class Frontier(Predicting):
 
     def schedule(self, budget: Budget) -> tuple[list[int], list[int]]:
         """Rollouts and prompts of each round of the next step; no prompt is opened with fewer than 2."""
-        rounds = max(1, min(self.rounds, budget.rollouts // 2))
+        rounds = max(1, min(self._rounds, budget.rollouts // 2))
         share = min(1.0, self.start + self.growth * self._step)
         least = min(budget.rollouts, max(2, int(budget.group_size)) * self.breadth)
         rollouts = max(round(share * budget.rollouts), least)

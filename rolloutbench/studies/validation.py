@@ -406,7 +406,7 @@ def _agreement_sheet(found: Validation) -> Sheet:
 
 
 def pooled_sheet(table: pd.DataFrame) -> Sheet:
-    """The rows of `pooled`."""
+    """A table of `pooled`: a row for each real run, and all of them together."""
     rows: list[list[str | Shown]] = [
         [
             row["real"],

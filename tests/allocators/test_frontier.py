@@ -39,17 +39,21 @@ def slow_step(candidates, a, b, shares, widths, most, enough, tape):
     return rounds
 
 
+def coins(p, prompts, rollouts, aggregation="rollout"):
+    return Coins(p, prompts, rollouts, aggregation=aggregation)
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("more", ["", ",breadth=1,candidates=8", ",rounds=3,breadth=2", ",price=seconds"])
 def test_its_rounds_are_those_of_the_slow_twin(more, seed):
     rng = np.random.default_rng(seed)
-    place = Scripted(rng.random((3, 40)), 16, 128, seed=seed)
+    place = Scripted(rng.random((3, 40)), 16, 128, seed=seed, aggregation="rollout")
     driven = begin(place, allocators.create(f"frontier[predictor=beta{more}]"))
     every = np.tile(np.arange(40), (3, 1))
     n = rng.integers(0, 9, every.shape)
     driven.observe(Outcomes(every, n, rng.binomial(n, place.p)))
     shares, widths = driven.schedule(place.setting.budget)
-    order = [place.stream.shuffled(0, r)[: driven.candidates * widths[0]] for r in range(3)]
+    order = [place.stream.shuffled(0, r)[: driven._candidates * widths[0]] for r in range(3)]
     beliefs = [beta_of(driven.predictor.predict(np.tile(o, (3, 1)))) for o in order]
     run_step(place, driven)
     assert len(place.requests) == len(shares)
@@ -66,7 +70,7 @@ def test_its_rounds_are_those_of_the_slow_twin(more, seed):
 
 def test_steps_grow_up_to_the_budget():
     """A quarter of 4096 rollouts, and a hundredth more of them each step."""
-    place = Coins(np.full((2, 600), 0.5), 512, 4096)
+    place = coins(np.full((2, 600), 0.5), 512, 4096)
     trained("frontier[growth=0.01]", place, 100)
     spent = np.diff([0, *np.cumsum([r.counts[0].sum() for r in place.requests]).reshape(100, 4)[:, -1]])
     assert spent[0] == 1024
@@ -75,10 +79,19 @@ def test_steps_grow_up_to_the_budget():
 
 
 def test_for_seconds_a_step_asks_once_for_the_whole_budget():
-    place = Coins(np.full((2, 600), 0.5), 64, 512)
+    place = coins(np.full((2, 600), 0.5), 64, 512)
     trained("frontier[price=seconds]", place, 3)
     assert [request.counts.sum(axis=1).tolist() for request in place.requests] == [[512, 512]] * 3
     assert all(((request.counts == 8) | (request.counts == 0)).all() for request in place.requests)
+
+
+def test_where_the_mean_is_over_prompts_groups_are_equal():
+    """Of eight candidates for each place, in a round; what is given counts all the same."""
+    for spec, each, drawn in (("frontier", [8], 128), ("frontier[rounds=2,candidates=3]", [4, 8], 48)):
+        place = coins(np.full((2, 600), 0.5), 64, 512, aggregation="prompt")
+        driven = trained(spec, place, 1)
+        assert [request.counts.max() for request in place.requests] == each
+        assert driven._candidates * driven.schedule(place.setting.budget)[1][0] == drawn
 
 
 def test_a_price_is_a_default_and_what_is_given_counts():
@@ -90,7 +103,7 @@ def test_a_price_is_a_default_and_what_is_given_counts():
 
 
 def test_groups_double_while_prompts_halve():
-    place = Coins(np.full((3, 600), 0.5), 64, 512)
+    place = coins(np.full((3, 600), 0.5), 64, 512)
     trained("frontier[start=1]", place, 1)
     assert [int((r.counts[0] > 0).sum()) for r in place.requests] == [64, 32, 16, 8]
     assert [int(r.counts[0].max()) for r in place.requests] == [2, 4, 8, 16]
@@ -98,10 +111,10 @@ def test_groups_double_while_prompts_halve():
 
 def test_no_round_is_narrower_than_its_breadth():
     """At a quarter of the budget 16 prompts would become 8, 4 and 2."""
-    place = Coins(np.full((3, 600), 0.5), 64, 512)
+    place = coins(np.full((3, 600), 0.5), 64, 512)
     trained("frontier[growth=0]", place, 2)
     assert [int((r.counts[0] > 0).sum()) for r in place.requests] == [16, 8, 8, 8] * 2
-    narrow = Coins(np.full((3, 600), 0.5), 64, 512)
+    narrow = coins(np.full((3, 600), 0.5), 64, 512)
     trained("frontier[growth=0,breadth=1]", narrow, 2)
     assert [int((r.counts[0] > 0).sum()) for r in narrow.requests] == [16, 8, 4, 2] * 2
 
@@ -113,7 +126,7 @@ def test_no_round_is_narrower_than_its_breadth():
 def test_every_round_can_be_paid(prompts, group_size, rounds, breadth, step, start):
     """No step above its budget, no round in which an opened prompt would get a single rollout."""
     driven = allocators.create("frontier")
-    driven.rounds, driven.breadth, driven.start, driven._step = rounds, breadth, start, step
+    driven._rounds, driven.breadth, driven.start, driven._step = rounds, breadth, start, step
     budget = Budget(prompts, prompts * group_size)
     if budget.rollouts < 2:
         return
@@ -126,7 +139,7 @@ def test_every_round_can_be_paid(prompts, group_size, rounds, breadth, step, sta
 
 def test_dead_prompts_are_left_alone():
     p = np.tile(np.where(np.arange(400) % 2, 0.0, 0.5), (4, 1))
-    place = Coins(p, 32, 256)
+    place = coins(p, 32, 256)
     trained("frontier", place, 60)
     late = place.requests[-40:]
     dead = sum(r.counts[r.prompts % 2 == 1].sum() for r in late)
@@ -136,7 +149,7 @@ def test_dead_prompts_are_left_alone():
 def test_prompts_with_enough_signal_count_as_equals():
     """With the truth known, prompts at .4 and at .5 are the same, and those at .05 come after them."""
     p = np.tile(np.array([0.4, 0.5, 0.05, 0.0])[np.arange(200) % 4], (2, 1))
-    place = Coins(p, 16, 128)
+    place = coins(p, 16, 128)
     trained("frontier[predictor=oracle,candidates=12]", place, 200)
     got = np.array([sum(r.counts[r.prompts % 4 == c].sum() for r in place.requests) for c in range(4)])
     assert got[2] + got[3] == 0
