@@ -261,7 +261,7 @@ FIGURES: tuple[Redrawn, ...] = (
             level=1.0,
             same_y=True,
             height=2.4,
-            pale=("uniform[divide=2]",),
+            pale=("uniform[divide=2]", "pilot_commit", "greso"),
         ),
         (EPOCHS,),
         "Area under accuracy over rollouts, ratio to uniform's, each at its own best learning "
@@ -311,6 +311,7 @@ FIGURES: tuple[Redrawn, ...] = (
             level=1.0,
             same_y=True,
             height=2.4,
+            pale=("dapo",),
         ),
         (NOISE,),
         "Area under accuracy over rollouts, ratio to uniform's, each at its own best of five learning rates. "
