@@ -158,7 +158,7 @@ def ends(sources: Sources) -> pd.DataFrame:
         for name in ENDING:
             above[name].append(at_end[name] - at_end[BASELINE])
     means = {name: mean_interval(100 * np.nanmean(parts, axis=0)) for name, parts in above.items()}
-    return pd.concat([rows("", name, bins, mean) for name, mean in means.items()])
+    return pd.concat([rows("mean over scenarios", name, bins, mean) for name, mean in means.items()])
 
 
 def _at_budget(run: LearningCurves, columns: Sequence[str], budget: FloatArray) -> FloatArray:

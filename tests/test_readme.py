@@ -39,7 +39,7 @@ def test_situations_name_the_best_that_is_no_yardstick():
     ]
     assert len(rows) >= 5
     for _, method, number, *_ in rows:
-        if "[" in number:
+        if not number.startswith("[1]"):  # where equal groups are as good as anybody
             estimate, low, high = map(float, re.findall(r"\d+\.\d+", number)[:3])
             assert low <= estimate <= high
             assert (low >= 1) if "area" in number else (high < 1)

@@ -524,3 +524,14 @@ def test_a_large_study_is_quick():
     assert len(difference.changes) == len(rows)
     assert len(sheets(difference)) == 1 + 13
     assert time.perf_counter() - started < 10
+
+
+def test_the_code_of_a_method_is_other_code_where_both_have_it():
+    """Whom only one study has is said by the lists of allocators."""
+    before = {"rolloutbench": "a", "simulators": "b", "rolloutbench.allocators.vip": "c"}
+    after = {"rolloutbench": "a", "rolloutbench.allocators.vip": "d", "rolloutbench.allocators.coba": "e"}
+    found = compare_studies(study(draws(ROW), sources=before), study(draws(ROW), sources=after))
+    assert found.conditions == [
+        Condition("sources rolloutbench.allocators.vip", "c", "d"),
+        Condition("sources simulators", "b", None),
+    ]
