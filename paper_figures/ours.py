@@ -329,7 +329,7 @@ FIGURES: tuple[Redrawn, ...] = (
     ),
     Redrawn(
         "ours_real",
-        "A small language model that learns to sort, and the simulation fitted to its prompts.",
+        "A small language model that learns to sort, and the simulation fitted to its prompts",
         real,
         Rows(
             {panel: unit for (panel, how) in JUDGED.values() for unit in [UNITS[how]]},
