@@ -1,6 +1,6 @@
-"""Figures of our own: who needs how many rollouts over all scenarios, and a language model's verdict.
+"""Figures of our own: all methods over all scenarios, what frontier is made of and where it holds, real runs.
 
-Both read studies that compare allocators at equal cost; see `analysis.metrics` for what is measured.
+All read studies that compare allocators at equal cost; see `analysis.metrics` for what is measured.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def conditions(sources: Sources) -> pd.DataFrame:
     """Area over rollouts of frontier and others, a panel for each condition of the grid."""
     metric = "tuned_area_over_rollouts"
     values = sources.values(CONDITIONS, metric)
-    under = values.scenario.map({spec: parse_spec(spec)[1]["condition"] for spec in values.scenario.unique()})
+    under = values.scenario.map({spec: condition_of(spec) for spec in values.scenario.unique()})
     panels = {str(condition): by_allocator(part, metric) for condition, part in values.groupby(under)}
     return over_scenarios(panels, sign=-1)
 
@@ -132,7 +132,12 @@ def prices(sources: Sources) -> pd.DataFrame:
 
 def usual(values: pd.DataFrame) -> list[str]:
     """The scenarios under the condition that trainers have unasked."""
-    return [spec for spec in values.scenario.unique() if parse_spec(spec)[1]["condition"] == TRAINERS]
+    return [spec for spec in values.scenario.unique() if condition_of(spec) == TRAINERS]
+
+
+def condition_of(spec: str) -> str:
+    """The condition of the grid that a scenario's spec names."""
+    return parse_spec(spec)[1]["condition"]
 
 
 def ends(sources: Sources) -> pd.DataFrame:

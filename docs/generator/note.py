@@ -6,7 +6,6 @@ import pandas as pd
 
 from paper_figures import ours
 from paper_figures.sources import Sources
-from rolloutbench.analysis.statistics import paired_bootstrap
 from rolloutbench.analysis.yardsticks import is_yardstick
 from rolloutbench.cells.collectors import BASELINE
 
@@ -18,15 +17,13 @@ def headline() -> str:
     """Frontier over all scenarios on seeds it was not tuned on, and how far it is towards the bound."""
     metric = "tuned_area_over_rollouts"
     values = Sources().values(ours.PARTS, metric)
-    known = ours.by_allocator(values, metric)
-    own, bound = (
-        [float(part[0]) for part in paired_bootstrap(ours.geometric_mean_ratio, cube, known[BASELINE][None])]
-        for cube in (known[METHOD][None], known[BOUND][None])
-    )
+    found = ours.over_scenarios({"all": ours.by_allocator(values, metric)}, sign=-1)
+    table, mean = means(found), found[found.low.notna()].set_index("series").value
+    way = (mean[METHOD] - 1) / (mean[BOUND] - 1)
     return (
         f"Over all {values.scenario.nunique()} scenarios of the full study its area under accuracy over "
-        f"rollouts is {said(*own)} times that of equal groups. Choosing prompts by their true p reaches "
-        f"{said(*bound)}, so `{METHOD}` goes {(own[0] - 1) / (bound[0] - 1):.0%} of the way to it."
+        f"rollouts is {table['all', METHOD]} times that of equal groups. Choosing prompts by their true p "
+        f"reaches {table['all', BOUND]}, so `{METHOD}` goes {way:.0%} of the way to it."
     )
 
 
@@ -69,10 +66,10 @@ def noise() -> str:
     )
 
 
-def along(heading: str, found: pd.DataFrame, rows: str = "panel") -> str:
+def along(heading: str, found: pd.DataFrame, rows: str = "panel", digits: int = 2) -> str:
     """A row for each panel or series, a column for each place on the axis."""
     lines = [
-        [f"`{name}`", *(said(*ends) for ends in part[["value", "low", "high"]].to_numpy())]
+        [f"`{name}`", *(said(*ends, digits=digits) for ends in part[["value", "low", "high"]].to_numpy())]
         for name, part in found.groupby(rows, sort=False)
     ]
     return markdown([heading, *(f"{x:g}" for x in found.x.unique())], lines)
@@ -80,12 +77,7 @@ def along(heading: str, found: pd.DataFrame, rows: str = "panel") -> str:
 
 def ends() -> str:
     """Points above uniform at the end, by how often held-out prompts were solved at first."""
-    found = ours.ends(Sources())
-    lines = [
-        [f"`{name}`", *(said(*ends, digits=1) for ends in part[["value", "low", "high"]].to_numpy())]
-        for name, part in found.groupby("series", sort=False)
-    ]
-    return markdown(["solved at first", *(f"{p:.1f}" for p in found.x.unique())], lines)
+    return along("solved at first", ours.ends(Sources()), "series", digits=1)
 
 
 def means(found: pd.DataFrame) -> dict[tuple[str, str], str]:

@@ -10,6 +10,7 @@ import typer
 
 from rolloutbench.analysis import tables
 from rolloutbench.cli.completion import names_of
+from rolloutbench.cli.making import made_directory
 from rolloutbench.cli.options import AsJson
 from rolloutbench.files import write_whole
 from rolloutbench.protocol import InputError
@@ -90,16 +91,18 @@ def validate(
     if len(found) > 1:
         table = validation.pooled(found)
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            write_whole(out / "pooled.csv", table.to_csv(index=False).encode())
+            with made_directory("--out", out):
+                write_whole(out / "pooled.csv", table.to_csv(index=False).encode())
         if as_json:
-            print(json.dumps({"metric": metric, "agreement": tables.as_records(table)}, indent=1))
+            answer = {"metric": metric, "agreement": tables.as_records(table)}
+            print(json.dumps(answer, indent=1, allow_nan=False))
         else:
             tables.show(console, [validation.pooled_sheet(table)])
         return
     (one,) = found
     directory = one.real / "validation" if out is None else out
-    validation.write(one, directory)
+    with made_directory("--out", directory):
+        validation.write(one, directory)
     if as_json:
         print(json.dumps(validation.as_json(one) | {"out": str(directory)}, indent=1, allow_nan=False))
         return

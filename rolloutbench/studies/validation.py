@@ -131,7 +131,7 @@ def pooled(found: Sequence[Validation]) -> pd.DataFrame:
     """Rows of several validations, one a real run, and last of them all together.
 
     Columns are simulated and real, the directories, and those of `Validation.agreement` that can be pooled:
-    allocators, pairs, replicates, seeds, tau, tau_low, tau_high, significant, right, verdict. The tau of all
+    allocators, replicates, seeds, pairs, significant, right, tau, tau_low, tau_high, verdict. The tau of all
     is the mean of theirs, whatever their number of allocators; its interval draws the replicates and seeds
     of each anew, independently of the others. Raises InputError where one has several rows.
     """
@@ -141,24 +141,17 @@ def pooled(found: Sequence[Validation]) -> pd.DataFrame:
                 f"{one.simulated} against {one.real}: {len(one.agreement)} pairs of scenarios: one simulated "
                 "scenario for each real run is pooled"
             )
-    counted = ["allocators", "pairs", "replicates", "seeds", "significant", "right"]
-    taus = ["tau", "tau_low", "tau_high"]
     rows = pd.concat([one.agreement for one in found], ignore_index=True)
-    named = {"simulated": [str(one.simulated) for one in found], "real": [str(one.real) for one in found]}
+    rows = rows.assign(simulated=[str(one.simulated) for one in found], real=[str(one.real) for one in found])
     mean = mean_tau([one.scores[0] for one in found])
-    low, high = float(mean.low), float(mean.high)
     last = {
-        "simulated": ALL,
-        "real": ALL,
-        **{
-            name: rows[name].min() if name in counted[:1] + counted[2:4] else rows[name].sum()
-            for name in counted
-        },
-        **dict(zip(taus, (float(mean.estimate), low, high), strict=True)),
-        "verdict": _verdict(low, high),
+        **dict.fromkeys(("simulated", "real"), ALL),
+        **{name: rows[name].min() for name in ("allocators", "replicates", "seeds")},
+        **{name: rows[name].sum() for name in ("pairs", "significant", "right")},
+        **{"tau": float(mean.estimate), "tau_low": float(mean.low), "tau_high": float(mean.high)},
+        "verdict": _verdict(float(mean.low), float(mean.high)),
     }
-    order = ["simulated", "real", *counted[:4], *taus, *counted[4:], "verdict"]
-    return pd.concat([rows.assign(**named)[order], pd.DataFrame([last])[order]], ignore_index=True)
+    return pd.concat([rows[list(last)], pd.DataFrame([last])], ignore_index=True)
 
 
 def _measured(study: Results, metric: str) -> pd.DataFrame:

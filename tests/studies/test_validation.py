@@ -588,6 +588,17 @@ def test_validate_pools_pairs(studies, real, tmp_path):
     assert command_line.run(f"validate {pair} {pair} --json").json["agreement"][2]["seeds"] == 3
 
 
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_a_file_in_place_of_the_directory_is_one_line(studies, real, tmp_path, monkeypatch, pairs):
+    monkeypatch.chdir(tmp_path)  # a long path would be shortened
+    Path("taken").write_text("mine")
+    studies_of_it = f"{studies / 'sim'} {real} " * pairs
+    done = command_line.run(f"validate {studies_of_it}--out taken")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "rolloutbench: error: --out taken: cannot be made: File exists\n"
+    assert Path("taken").read_text() == "mine"
+
+
 def test_a_study_without_a_partner_is_refused(studies, real):
     done = command_line.run(f"validate {studies / 'sim'} {real} {real}")
     assert (done.code, done.out) == (2, "")
