@@ -21,7 +21,7 @@ from real_runs.rollouts import Rollouts
 from real_runs.sketches import sketch
 from real_runs.training import TrainingCell, TrainingRun, start
 from rolloutbench.analysis import tables as terminal
-from rolloutbench.analysis.noise import fit_noise
+from rolloutbench.analysis.noise import NoiseFit, Span, fit_noise
 from rolloutbench.protocol import InputError
 from rolloutbench.score_bank import ScoreBank, write_bank
 
@@ -32,13 +32,16 @@ MOST_PROMPTS = 500
 """Most prompts that are recorded where nobody says how many."""
 HALVES = {False: "the same rollouts", True: "other rollouts"}
 """Rollouts that a prediction knows: the measured ones, which flatters it; or others, whose noise blurs it."""
+SPANS = {"gradient": "of a gradient", "failures": "of wrong rollouts", "success_noise": "correct / wrong"}
+"""What is said of noise, by its name in `NoiseFit`, and the heading that the terminal gives it."""
 
 
 @dataclass(frozen=True)
 class Recorded:
     """A bank, further columns of its prompts, and what its scores say of noise and of VIP's formulas.
 
-    `noise` has a row for each step: step, noise_ratio, low, high, prompts; see `analysis.noise`.
+    `noise` has a row for each step, see `analysis.noise`: step, prompts, and each with _low and _high:
+    gradient, failures (a scenario's noise_ratio) and success_noise.
     """
 
     bank: ScoreBank
@@ -133,8 +136,13 @@ def record(
 
 def _noise(bank: ScoreBank, step: int) -> dict[str, float]:
     found = fit_noise(bank.prompts, bank.steps, bank.rewards, bank.sketches)
-    ratio, low, high, prompts = (math.nan, math.nan, math.nan, 0) if found is None else found
-    return {"step": step, "noise_ratio": ratio, "low": low, "high": high, "prompts": prompts}
+    if found is None:
+        nothing = Span(math.nan, math.nan, math.nan)
+        found = NoiseFit(nothing, nothing, nothing, 0)
+    row: dict[str, float] = {"step": step, "prompts": found.prompts}
+    for name in SPANS:
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = getattr(found, name)
+    return row
 
 
 def _score(
@@ -174,14 +182,15 @@ def sheets(found: Recorded) -> list[terminal.Sheet]:
     noise = pd.DataFrame(
         {
             "step": found.noise.step,
-            "noise ratio [95%]": [_said(row) for row in found.noise.itertuples()],
+            **{said: [_said(row, name) for _, row in found.noise.iterrows()] for name, said in SPANS.items()},
             "prompts": found.noise.prompts,
         }
     )
     said = (
         "What of a rollout's score has nothing to do with its reward, against what has, over prompts with "
-        "two successes and two failures: compare -s 'u-shaped-adam-v1[noise_ratio=...]'. Scenarios have "
-        "100 unless they say otherwise."
+        "two successes and two failures, 95% intervals. The last two are a scenario's: compare -s "
+        "'u-shaped-adam-v1[noise_ratio=...,success_noise=...]'. Scenarios have 100 and 1 unless they say "
+        "otherwise."
     )
     shown = [
         terminal.plain("noise of a rollout's score against its signal", noise, said),
@@ -198,12 +207,12 @@ def sheets(found: Recorded) -> list[terminal.Sheet]:
     return shown
 
 
-def _said(row: Any) -> str:
-    if math.isnan(row.noise_ratio):
+def _said(row: pd.Series[float], name: str) -> str:
+    if math.isnan(row[name]):
         return "no such prompt"
-    if math.isinf(row.noise_ratio):
+    if math.isinf(row[name]):
         return "no signal"
-    return f"{row.noise_ratio:.2g} [{row.low:.2g}, {row.high:.2g}]"
+    return f"{row[name]:.2g} [{row[f'{name}_low']:.2g}, {row[f'{name}_high']:.2g}]"
 
 
 def as_json(found: Recorded) -> dict[str, Any]:

@@ -7,8 +7,8 @@ The policy is a vector theta in R^d. It solves prompt q with probability
 where b is the prompt's difficulty, phi its unit feature vector, and kappa a ceiling: without it larger
 steps would always win and the noise of the gradient would not matter. A rollout's score is
 z = (c - p)(phi - kappa theta) + xi, where c says whether it is correct and xi ~ N(0, sigma^2 I) has
-nothing to do with the reward; noise_ratio is d sigma^2. Rewards are binary, so the gradient of a step
-needs only (n, k) of each group,
+nothing to do with the reward; noise_ratio is d sigma^2. A correct rollout has `success_noise` times that
+variance. Rewards are binary, so the gradient of a step needs only (n, k) of each group,
 
     g = sum_i share_i x_i (phi_i - kappa theta) + N(0, sigma^2 sum_i share_i^2 noise_i I),
 
@@ -26,7 +26,7 @@ the clock are about full reward, p^parts: whether a prompt is solved.
 A verifier may err, and rollouts may be lost (verdicts.py). Advantages then follow its rewards, scores the
 truth. Rollouts stored in earlier
 steps are scored under the current policy, with fresh xi; under AR3PO's `replay` with their importance
-ratio, (p / p_then) exp(xi . dtheta - sigma^2 |dtheta|^2 / 2), which is cut as PPO cuts it.
+ratio, (p / p_then) exp(xi . dtheta - var(xi . dtheta) / 2), which is cut as PPO cuts it.
 """
 
 from __future__ import annotations
@@ -271,14 +271,16 @@ class Learning(Environment):
         accepted, refused, masked = self._correct(groups, self.sampled(groups.prompts))
         k, failed = groups.successes, groups.failures - masked
         x = plus * (accepted - k * p) + minus * (refused - failed * p)
-        noise = k * plus**2 + failed * minus**2
+        quiet = 1 - self.scenario.success_noise  # what a correct rollout's noise is short of a wrong one's
+        noise = (k - quiet * accepted) * plus**2 + (failed - quiet * refused) * minus**2
         if groups.reused is not None and groups.reused.option != "II":
             ratio = np.ones(p.shape)
             if groups.reused.option == "replay":
                 ratio = self._importance(groups.reused.age, difficulty, features, p)
             pull = groups.reused.counts * plus * ratio
-            x += pull * (self.scenario.verdicts.right_if_accepted(p) - p)
-            noise += pull * plus * ratio
+            right = self.scenario.verdicts.right_if_accepted(p)
+            x += pull * (right - p)
+            noise += pull * plus * ratio * (1 - quiet * right)
         return x / size, noise / size**2
 
     def _levels(self, groups: Groups, credit: Credit) -> tuple[IntArray, IntArray]:
@@ -321,7 +323,8 @@ class Learning(Environment):
         rows = np.arange(len(age))[:, None]
         then = thetas[np.maximum(len(thetas) - 1 - age, 0), rows]  # (R, B, d)
         logit = (features * then).sum(axis=2) + difficulty - self.scenario.kappa / 2 * (then**2).sum(axis=2)
-        moved = self.scenario.sigma * np.sqrt(((self.policy.theta[:, None] - then) ** 2).sum(axis=2))
+        sigma = self.scenario.sigma * np.sqrt(self.scenario.success_noise)
+        moved = sigma * np.sqrt(((self.policy.theta[:, None] - then) ** 2).sum(axis=2))
         drift = moved * self._rewards.standard_normal(p.shape) - moved**2 / 2
         before: FloatArray = special.expit(logit)
         if self.scenario.credit is not None:  # levels are drawn given success: their chances cancel

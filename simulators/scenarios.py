@@ -7,7 +7,9 @@ numbers are the bank's. `measured` and `snapshot-measured` have the prompts of a
 
 `noise_ratio` is d sigma^2 / |phi|^2, the noise of one rollout's score against its signal. It is best read
 as the cosine between a batch's gradient and the true one, which every comparison reports, and which the
-summaries of the learning scenarios state for uniform RLOO in the first 25 steps.
+summaries of the learning scenarios state for uniform RLOO in the first 25 steps. `success_noise` is the
+noise of a correct rollout in units of that of a wrong one: where a prompt has one right answer of a few
+tokens all correct rollouts are the same, and have none.
 
 The learning rate of a scenario is near the best for uniform RLOO and the scenario's own optimizer, by area
 under its curve. A comparison trains all of them by Adam unless told otherwise, at a rate that fits it
@@ -91,6 +93,7 @@ class LearningScenario:
     pool_size: Annotated[int, Field(ge=1)] = 2048
     held_out: Annotated[int, Field(ge=1)] = 512
     noise_ratio: Annotated[float, Field(ge=0, le=1e9)] = 100.0
+    success_noise: Annotated[float, Field(ge=0, le=1000)] = 1.0
     kappa: Annotated[float, Field(ge=0)] = 0.01
     dimension: Annotated[int, Field(ge=1)] = 32
     skills: Annotated[int, Field(ge=1)] = 12
@@ -144,10 +147,12 @@ class LearningScenario:
         return None if self.parts == 1 else Credit(self.parts, self.threshold)
 
     def check_verdicts(self) -> None:
-        """Raise InputError where rewards of several levels meet a verifier that errs or loses rollouts."""
-        for name in ("lost", "false_positive", "false_negative"):
-            if self.parts > 1 and getattr(self, name) > 0:
-                raise InputError(f"{name}={getattr(self, name):g}: with parts={self.parts} only 0 is allowed")
+        """Raise InputError where rewards of several levels meet what is only defined for two."""
+        alone = {"lost": 0.0, "false_positive": 0.0, "false_negative": 0.0, "success_noise": 1.0}
+        for name, allowed in alone.items():
+            value = getattr(self, name)
+            if self.parts > 1 and value != allowed:
+                raise InputError(f"{name}={value:g}: with parts={self.parts} only {allowed:g} is allowed")
 
     def __post_init__(self) -> None:
         """Raise InputError where a step would draw more prompts than the pool has, or verdicts do not fit."""

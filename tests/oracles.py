@@ -228,10 +228,12 @@ def gradients_one_by_one(
     losses=(0.0, 0.0),
     no_verdict="drop",
     then=None,
+    success_noise=1.0,
 ):
     """Batch gradients (draws, d) of the learning simulator, from every single rollout's score and reward.
 
     `losses`: chances that a right and a wrong rollout is lost. `then`: theta of the policy that is sampled.
+    `success_noise`: variance of a correct rollout's noise in units of a wrong one's.
     """
     false_positive, false_negative = errors
     groups = []
@@ -243,6 +245,7 @@ def gradients_one_by_one(
         misjudged = rng.random((draws, n)) < np.where(correct, false_negative, false_positive)
         reward = correct ^ misjudged
         noise = sigma * rng.standard_normal((draws, n, len(theta)))
+        noise *= np.where(correct, math.sqrt(success_noise), 1.0)[..., None]
         scores = (correct - p)[..., None] * (phi - kappa * theta) + noise
         lost = rng.random((draws, n)) < np.where(correct, *losses)
         reward &= ~lost

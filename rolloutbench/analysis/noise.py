@@ -1,10 +1,11 @@
-"""How noisy a rollout's score is beside its signal: what a score bank says of a scenario's `noise_ratio`.
+"""How noisy a rollout's score is beside its signal: a score bank's `noise_ratio` and `success_noise`.
 
 Let m1 and m0 be a prompt's mean score among its successes and failures, and T1, T0 the traces of the scores'
 covariances. In the simulator z = (r - p) phi + xi, so that E(m1 - m0) = phi, as it is for any policy, whose
 score has mean 0: E(z | r) = grad p / (p or p - 1), and phi is then the gradient of the prompt's logit.
-|m1 - m0|^2 - T1/k - T0/(n - k) is an unbiased look at |phi|^2. The noise of a REINFORCE gradient with
-advantages r - p is p (1-p) [(1-p) T1 + p T0], the simulator's p (1-p) d sigma^2.
+|m1 - m0|^2 - T1/k - T0/(n - k) is an unbiased look at |phi|^2. T0 is the simulator's d sigma^2, and T1 that
+times `success_noise`. The noise of a REINFORCE gradient with advantages r - p is p (1-p) [(1-p) T1 + p T0]:
+by what stands in brackets two tasks can be compared, however they share it between T1 and T0.
 """
 
 from __future__ import annotations
@@ -15,18 +16,32 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rolloutbench.protocol import IntArray
+from rolloutbench.protocol import FloatArray, IntArray
 
 RESAMPLES = 2000
 """Number of bootstrap samples of prompts behind an interval."""
+ENDS = (0.025, 0.975)
+"""Quantiles at the ends of an interval."""
+
+
+class Span(NamedTuple):
+    """A number with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 class NoiseFit(NamedTuple):
-    """Noise ratio d sigma^2 / |phi|^2 with a 95% interval; infinite where no signal can be told from 0."""
+    """Noise against the signal |phi|^2, infinite where no signal can be told from 0.
 
-    ratio: float
-    low: float
-    high: float
+    `gradient`: [(1-p) T1 + p T0] / |phi|^2, as the noise enters a gradient. `failures`: T0 / |phi|^2, a
+    scenario's `noise_ratio`. `success_noise`: T1 / T0. `prompts`: number of prompts behind them.
+    """
+
+    gradient: Span
+    failures: Span
+    success_noise: Span
     prompts: int
 
 
@@ -49,7 +64,8 @@ def fit_noise(
         np.einsum("nd,nd->n", sorted_sketches, sorted_sketches, dtype=np.float64), starts
     )
     keys, means = keys[starts], sums / counts[:, None]
-    traces = (squares - counts * (means**2).sum(axis=1)) / np.maximum(counts - 1, 1)
+    scatter = np.maximum(squares - counts * (means**2).sum(axis=1), 0)
+    traces = scatter / np.maximum(counts - 1, 1)
     paired = (keys[1:, :2] == keys[:-1, :2]).all(axis=1) & (np.minimum(counts[1:], counts[:-1]) >= 2)
     paired &= traces[1:] + traces[:-1] > 0
     lost = np.flatnonzero(paired)  # a group's failures; its successes come next
@@ -67,10 +83,26 @@ def fit_noise(
     weight *= size - 1
     _, place = np.unique(keys[lost, 0], return_inverse=True)
     known = int(place.max()) + 1
-    by_prompt = np.stack([np.bincount(place, weight * part, known) for part in (signal, noise)], axis=1)
+    parts = signal, noise, traces[lost], traces[won]
+    by_prompt = np.stack([np.bincount(place, weight * part, known) for part in parts], axis=1)
     drawn = np.random.default_rng(0).multinomial(known, np.full(known, 1 / known), size=RESAMPLES)
     totals = np.concatenate([by_prompt.sum(axis=0, keepdims=True), drawn @ by_prompt])
-    signal_to_noise = totals[:, 0] / totals[:, 1]
-    least, most = np.quantile(signal_to_noise[1:], [0.025, 0.975])
-    ratio, low, high = (1 / float(x) if x > 0 else math.inf for x in (signal_to_noise[0], most, least))
-    return NoiseFit(ratio, low, high, known)
+    of_signal, of_noise, of_failures, of_successes = totals.T
+    return NoiseFit(
+        _over_signal(of_noise, of_signal),
+        _over_signal(of_failures, of_signal),
+        _ratio(of_successes, of_failures),
+        known,
+    )
+
+
+def _over_signal(noise: FloatArray, signal: FloatArray) -> Span:
+    """Noise over signal, infinite where that is not above 0; by the inverse, whose quantiles are finite."""
+    estimate, low, high = _ratio(signal, noise)
+    return Span(*(1 / x if x > 0 else math.inf for x in (estimate, high, low)))
+
+
+def _ratio(above: FloatArray, below: FloatArray) -> Span:
+    """The first ratio is the estimate, the others are bootstrap samples; infinite where `below` is 0."""
+    ratios = np.divide(above, below, out=np.full(len(above), np.inf), where=below > 0)
+    return Span(float(ratios[0]), *np.quantile(ratios[1:], ENDS, method="nearest").tolist())

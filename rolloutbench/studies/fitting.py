@@ -8,7 +8,9 @@ What a real run's directory may hold beside its study:
 Difficulty is the Beta distribution, with prompts that are never or always solved where the data ask for
 them (BIC), of which binomial counts were most likely drawn: the sampling error of a pass rate is no part
 of it. Noise is analysis/noise.py's. The learning rate is the least at which simulated uniform gains as much
-as the real one did. Everything else is the base scenario's, and said to be.
+as the real one did at its own best rate. Larger steps cost the simulated policy little, and may ruin a real
+one: so the study has the real run's rates up to that one, and no larger ones. Everything else is the base
+scenario's, and said to be.
 """
 
 from __future__ import annotations
@@ -155,7 +157,7 @@ def measure(real: Results) -> list[Found]:
     results, scenario = _single(real)
     return [
         _difficulty(results.directory),
-        _noise(results.directory),
+        *_noise(results.directory),
         *_batch(results, scenario),
         Found("steps", str(results.record["steps"][scenario]), "the study's"),
         _pool_size(results),
@@ -168,13 +170,13 @@ def fit(real: Results) -> Fit:
     Raises InputError like `measure`.
     """
     results, name = _single(real)
-    run, steps = _uniform(results, name)
+    run, steps, factors = _uniform(results, name)
     found = measure(results)
     estimator_name, aggregation, rules = _rules(results)
     known = {entry.parameter: entry.value for entry in found if entry.value is not None}
     if "pool_size" not in known and int(known["prompts"]) > _make_scenario(BASE).pool_size:
         known["pool_size"] = known["prompts"]
-    gains = run.at_step("accuracy", steps) - run["accuracy"][:, 0]
+    gains = _gains(run, steps)
     rate = fit_learning_rate(_make_scenario(_spec(known)), estimator_name, aggregation, gains)
     if rate.value is not None:
         known["learning_rate"] = rate.value
@@ -182,8 +184,10 @@ def fit(real: Results) -> Fit:
     specs = [spec for spec in results.record["allocators"] if spec != REFERENCE]
     for one in specs:
         allocators.create(one)
-    found = [*found, rate, *rules]
-    return Fit(spec, found, _toml(results, spec, specs, estimator_name, aggregation, found))
+    largest = f"in units of the one at which the real {BASELINE} gained most; no larger ones"
+    rates = Found("learning_rates", ", ".join(f"{factor:g}" for factor in factors), largest)
+    found = [*found, rate, rates, *rules]
+    return Fit(spec, found, _toml(results, spec, specs, estimator_name, aggregation, factors, found))
 
 
 def fit_learning_rate(
@@ -254,13 +258,26 @@ def _single(real: Results) -> tuple[LearningResults, str]:
     return real, names[0]
 
 
-def _uniform(results: LearningResults, scenario: str) -> tuple[LearningCurves, int]:
-    """Uniform's curves at the study's own learning rate, and the study's steps."""
+def _uniform(results: LearningResults, scenario: str) -> tuple[LearningCurves, int, list[float]]:
+    """Uniform's curves at the learning rate where it gained most, and the study's steps.
+
+    With them come the learning rates up to that one, in units of it.
+    """
     curves = results.read("curves")
-    chosen = curves[(curves.scenario == scenario) & (curves.allocator == BASELINE) & (curves.rate == 1.0)]
-    if chosen.empty:
+    of_uniform = curves[(curves.scenario == scenario) & (curves.allocator == BASELINE)]
+    if of_uniform.empty:
         raise InputError(f"{results.directory}: has no curves of '{BASELINE}' in {scenario}")
-    return LearningCurves(chosen), int(results.record["steps"][scenario])
+    steps = int(results.record["steps"][scenario])
+    rates = of_uniform["rate"].unique().tolist()
+    runs = {rate: LearningCurves(of_uniform[of_uniform["rate"] == rate]) for rate in rates}
+    best = max(runs, key=lambda rate: float(_gains(runs[rate], steps).mean()))
+    return runs[best], steps, sorted(rate / best for rate in runs if rate <= best)
+
+
+def _gains(run: LearningCurves, steps: int) -> FloatArray:
+    """Gain in accuracy (S,) of each seed after so many steps."""
+    gains: FloatArray = run.at_step("accuracy", steps) - run["accuracy"][:, 0]
+    return gains
 
 
 def _difficulty(directory: Path) -> Found:
@@ -298,7 +315,7 @@ def _difficulty(directory: Path) -> Found:
 def _batch(results: LearningResults, scenario: str) -> list[Found]:
     if not results.has("curves"):
         return [Found(name, None, "the study's curves are gone") for name in ("prompts", "group_size")]
-    run, steps = _uniform(results, scenario)
+    run, steps, _ = _uniform(results, scenario)
     prompts, rollouts = (float(np.mean(run.at_step(name, steps))) for name in ("prompts", "rollouts"))
     return [
         Found("prompts", f"{prompts / steps:.0f}", f"of a step of {BASELINE}"),
@@ -316,17 +333,23 @@ def _pool_size(results: LearningResults) -> Found:
     return Found("pool_size", None, "not recorded")
 
 
-def _noise(directory: Path) -> Found:
+def _noise(directory: Path) -> list[Found]:
+    """What a rollout's score has of noise, and a correct one's share of it."""
+    names = "noise_ratio", "success_noise"
     if not (directory / BANK).exists():
-        return Found("noise_ratio", None, f"not measured: no {BANK}")
+        return [Found(name, None, f"not measured: no {BANK}") for name in names]
     bank = read_bank(directory)
     found = fit_noise(bank.prompts, bank.steps, bank.rewards, bank.sketches)
     if found is None:
-        return Found("noise_ratio", None, f"{BANK}: no group with two successes and two failures")
-    said = f"[{found.low:.3g}, {found.high:.3g}], from {found.prompts} prompts of {BANK}"
-    if not 0 < found.ratio < 1e9:
-        return Found("noise_ratio", None, f"no signal above the noise: {said}")
-    return Found("noise_ratio", f"{found.ratio:.3g}", said)
+        return [Found(name, None, f"{BANK}: no group with two successes and two failures") for name in names]
+    spans = found.failures, found.success_noise
+    words = [f"[{low:.3g}, {high:.3g}], from {found.prompts} prompts of {BANK}" for _, low, high in spans]
+    if not 0 < found.failures.value < 1e9:
+        words = [f"no signal above the noise: {said}" for said in words]
+        return [Found(name, None, said) for name, said in zip(names, words, strict=True)]
+    return [
+        Found(name, f"{span.value:.3g}", said) for name, span, said in zip(names, spans, words, strict=True)
+    ]
 
 
 def _rules(results: LearningResults) -> tuple[str, Aggregation, list[Found]]:
@@ -354,6 +377,7 @@ def _toml(
     specs: Sequence[str],
     estimator: str,
     aggregation: str,
+    learning_rates: Sequence[float],
     found: Sequence[Found],
 ) -> str:
     """Text of the study as TOML, with a comment for each parameter."""
@@ -366,6 +390,7 @@ def _toml(
         "allocators": list(specs),
         "estimator": estimator,
         "aggregation": aggregation,
+        "learning_rates": list(learning_rates),
         "replicates": REPLICATES,
     }
     comments = "".join(f"# {' '.join(line.split())}\n" for line in lines)

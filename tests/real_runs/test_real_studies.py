@@ -28,7 +28,9 @@ def test_a_study_is_what_its_opening_says(path):
 
 @pytest.mark.torch
 def test_smollm2_is_studied_on_two_tasks_under_the_same_conditions():
-    addition, letters = (Training.of({}, path).build() for path in sorted(FOLDER.glob("studies/smollm2_*.toml")))
+    addition, letters = (
+        Training.of({}, path).build() for path in sorted(FOLDER.glob("studies/smollm2_*.toml"))
+    )
     assert list(addition.allocators) == list(letters.allocators)
     assert addition.rates == letters.rates
     assert addition.replicates == letters.replicates

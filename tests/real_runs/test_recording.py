@@ -88,17 +88,22 @@ def test_noise_is_that_of_the_bank_at_each_step(recorded):
     for row in written.itertuples():
         bank = read_bank(directory).at(row.step)
         found = fit_noise(bank.prompts, bank.steps, bank.rewards, bank.sketches)
-        assert (row.noise_ratio, row.prompts) == (pytest.approx(found.ratio, rel=0.05), found.prompts)
-        assert row.low < row.noise_ratio < row.high
+        assert (row.gradient, row.prompts) == (pytest.approx(found.gradient.value, rel=0.05), found.prompts)
+        assert row.failures == pytest.approx(found.failures.value, rel=0.05)
+        assert row.success_noise == pytest.approx(found.success_noise.value, abs=0.01)
+        assert row.gradient_low < row.gradient < row.gradient_high
+
+
+ENDS = "", "_low", "_high"
 
 
 @pytest.mark.parametrize(
     ("ratio", "said"), [(0.3, "0.3 [0.15, 0.6]"), (np.inf, "no signal"), (np.nan, "no such prompt")]
 )
 def test_noise_is_said_in_words_where_it_is_no_number(ratio, said):
-    noise = pd.DataFrame(
-        [{"step": 0, "noise_ratio": ratio, "low": ratio / 2, "high": ratio * 2, "prompts": 9}]
-    )
+    spans = dict.fromkeys(("gradient", "failures", "success_noise"), (ratio, ratio / 2, ratio * 2))
+    row = {f"{name}{end}": x for name, of in spans.items() for end, x in zip(ENDS, of, strict=True)}
+    noise = pd.DataFrame([{"step": 0, "prompts": 9, **row}])
     nothing = pd.DataFrame(columns=["p_value", "prompts", "estimate", "low", "high"])
     shown, *_ = sheets(Recorded(None, {}, "", noise, nothing, nothing, nothing))
     assert said in shown.section()

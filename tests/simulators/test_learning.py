@@ -55,15 +55,34 @@ def test_gradient_where_rollouts_are_stale(estimator, aggregation, errors):
     check_against_single_rollouts(estimator, aggregation, errors, then=np.array([-1.0, 1.0, 0.5, -0.5]))
 
 
+@pytest.mark.parametrize("no_verdict", ["drop", "mask"])
+@pytest.mark.parametrize("losses", [(0.0, 0.0), (0.125, 0.375)], ids=["none lost", "some lost"])
+@pytest.mark.parametrize("errors", [(0.0, 0.0), (0.1, 0.2)], ids=["true rewards", "noisy verifier"])
+@pytest.mark.parametrize("success_noise", [0.0, 3.0])
+def test_gradient_where_a_correct_rollout_has_a_noise_of_its_own(success_noise, errors, losses, no_verdict):
+    """It is the correct rollouts that have it, whatever the verifier says."""
+    check_against_single_rollouts(
+        "grpo", "rollout", errors, losses, no_verdict, success_noise=success_noise, noise_ratio=20.0
+    )
+
+
 def check_against_single_rollouts(
-    estimator, aggregation, errors, losses=(0.0, 0.0), no_verdict="drop", then=None
+    estimator,
+    aggregation,
+    errors,
+    losses=(0.0, 0.0),
+    no_verdict="drop",
+    then=None,
+    success_noise=1.0,
+    noise_ratio=2.0,
 ):
     steps = 20_000
     conditions = scenario(
         prompts=3,
         group_size=4,
         pool_size=3,
-        noise_ratio=2.0,
+        noise_ratio=noise_ratio,
+        success_noise=success_noise,
         dimension=4,
         kappa=0.3,
         false_positive=errors[0],
@@ -97,6 +116,7 @@ def check_against_single_rollouts(
         losses=losses,
         no_verdict=no_verdict,
         then=then,
+        success_noise=success_noise,
     )
     if sum(losses) and no_verdict == "drop":
         rate = outcomes.lost.sum(axis=0) / (steps * np.array([2, 3, 7]))
@@ -163,10 +183,16 @@ def test_prompts_without_hope_stay_so():
     assert np.isfinite(environment.policy.theta).all()
 
 
-def reuse(option, age, replicates, theta_then=None, noise_ratio=2.0):
+def reuse(option, age, replicates, theta_then=None, noise_ratio=2.0, success_noise=1.0):
     """An all-wrong group of 4 with one stored success; the policy has moved since by one step."""
     conditions = scenario(
-        prompts=1, group_size=4, pool_size=1, noise_ratio=noise_ratio, dimension=4, kappa=0.3
+        prompts=1,
+        group_size=4,
+        pool_size=1,
+        noise_ratio=noise_ratio,
+        success_noise=success_noise,
+        dimension=4,
+        kappa=0.3,
     )
     environment = world(small_pool(prompts=1, replicates=replicates), conditions, "dr_grpo", theta=THETA)
     then = THETA if theta_then is None else theta_then
@@ -178,15 +204,16 @@ def reuse(option, age, replicates, theta_then=None, noise_ratio=2.0):
     return environment
 
 
+@pytest.mark.parametrize("success_noise", [1.0, 0.25])
 @pytest.mark.parametrize("option", ["I", "II"])
-def test_reused_success_enters_as_its_option_says(option):
+def test_reused_success_enters_as_its_option_says(option, success_noise):
     """n = 4 with one success under Dr. GRPO: A+ = 3/4, A- = -1/4; option II gives A+ no gradient."""
-    environment = reuse(option, 1, 20_000)
+    environment = reuse(option, 1, 20_000, success_noise=success_noise)
     pool = small_pool(prompts=1)
     policy = Policy.on(pool, 0.3)
     p = policy.success(policy.difficulty, policy.features, THETA[None])[0, 0]
     signal = (3 * 0.25 * p + (0.75 * (1 - p) if option == "I" else 0)) / 4
-    noise = (3 * 0.25**2 + (0.75**2 if option == "I" else 0)) / 16
+    noise = (3 * 0.25**2 + (success_noise * 0.75**2 if option == "I" else 0)) / 16
     direction = pool.features[0, 0] - 0.3 * THETA
     error = np.sqrt(noise * environment.scenario.sigma**2 / 20_000)
     assert (np.abs(environment.gradient.mean(axis=0) - signal * direction) < 4 * error).all()
@@ -194,12 +221,13 @@ def test_reused_success_enters_as_its_option_says(option):
     assert environment.gradient.var(axis=0) == pytest.approx(variance, rel=4 * np.sqrt(2 / 20_000))
 
 
-def test_replay_weighs_by_importance(monkeypatch):
+@pytest.mark.parametrize("success_noise", [1.0, 0.0])
+def test_replay_weighs_by_importance(monkeypatch, success_noise):
     """Without the clip the ratio has mean p / p_then; where nothing moved it is option I."""
     monkeypatch.setattr(simulators.learning, "CLIP_HIGH", np.inf)
     then = THETA + np.array([0.2, 0.0, -0.1, 0.1])
     replicates = 40_000
-    environment = reuse("replay", 1, replicates, then)
+    environment = reuse("replay", 1, replicates, then, success_noise=success_noise)
     pool = small_pool(prompts=1)
     policy = Policy.on(pool, 0.3)
     p, p_then = (

@@ -423,22 +423,37 @@ def noise_of(bank):
 def test_noise_is_recovered_from_a_bank(ratio, scale):
     """Within a quarter, in the interval, and whatever the prompts' scales."""
     found = noise_of(bank_of(ratio, np.random.default_rng(0), scale=scale))
-    assert found.low < ratio < found.high
-    assert found.ratio == pytest.approx(ratio, rel=0.25)
-    assert found.high < 2 * found.low
+    for value, low, high in (found.gradient, found.failures):
+        assert low < ratio < high < 2 * low
+        assert value == pytest.approx(ratio, rel=0.25)
+    assert found.success_noise.low < 1 < found.success_noise.high
+    assert found.success_noise.value == pytest.approx(1, rel=0.1)
 
 
 def test_the_noise_interval_covers():
     rng = np.random.default_rng(2)
     found = [noise_of(bank_of(20.0, rng, prompts=80, dimension=16)) for _ in range(60)]
-    assert sum(one.low < 20 < one.high for one in found) >= 53
-    assert np.mean([20 / one.ratio for one in found]) == pytest.approx(1, abs=0.06)  # its error is .02
+    for name in ("gradient", "failures"):
+        spans = [getattr(one, name) for one in found]
+        assert sum(span.low < 20 < span.high for span in spans) >= 53
+        assert np.mean([20 / span.value for span in spans]) == pytest.approx(1, abs=0.06)  # its error is .02
+    assert sum(one.success_noise.low < 1 < one.success_noise.high for one in found) >= 53
 
 
-def test_noise_that_depends_on_the_reward_counts_as_it_enters_the_gradient():
+@pytest.mark.parametrize("failures", [3.0, 0.5])
+def test_noise_that_depends_on_the_reward_counts_as_it_enters_the_gradient(failures):
     """(1 - p) T1 + p T0 with p uniform and groups weighted by k (n - k): the mean of T1 and T0."""
-    found = noise_of(bank_of(10.0, np.random.default_rng(3), prompts=600, failures=3.0))
-    assert found.ratio == pytest.approx(20.0, rel=0.15)
+    found = noise_of(bank_of(10.0, np.random.default_rng(3), prompts=600, failures=failures))
+    assert found.gradient.value == pytest.approx(5 * (1 + failures), rel=0.15)
+    assert found.failures.value == pytest.approx(10 * failures, rel=0.15)
+    assert found.success_noise.value == pytest.approx(1 / failures, rel=0.1)
+
+
+def test_correct_rollouts_that_are_all_alike_have_no_noise():
+    bank = bank_of(10.0, np.random.default_rng(3), prompts=60)
+    won = bank.rewards == 1
+    bank.sketches[won] = bank.prompts[won, None]
+    assert noise_of(bank).success_noise == (0, 0, 0)
 
 
 def test_noise_is_what_it_says_group_by_group():
@@ -446,6 +461,7 @@ def test_noise_is_what_it_says_group_by_group():
     bank = bank_of(5.0, np.random.default_rng(4), prompts=30, each=6, dimension=4, scale=1.0)
     bank = ScoreBank(**{**vars(bank), "steps": np.random.default_rng(5).integers(2, size=len(bank))})
     signal = noise = 0.0
+    by_reward = np.zeros(2)
     seen = set()
     for prompt, step in sorted(set(zip(bank.prompts.tolist(), bank.steps.tolist(), strict=True))):
         here = (bank.prompts == prompt) & (bank.steps == step)
@@ -460,8 +476,11 @@ def test_noise_is_what_it_says_group_by_group():
         weight = k * (n - k) / n / np.trace(np.cov(scores.T))
         signal += weight * (apart @ apart - traces[0] / k - traces[1] / (n - k))
         noise += weight * ((n - k) * traces[0] + k * traces[1]) / n
+        by_reward += weight * np.array(traces)
     found = noise_of(bank)
-    assert found.ratio == pytest.approx(noise / signal, rel=1e-4)
+    assert found.gradient.value == pytest.approx(noise / signal, rel=1e-4)
+    assert found.failures.value == pytest.approx(by_reward[1] / signal, rel=1e-4)
+    assert found.success_noise.value == pytest.approx(by_reward[0] / by_reward[1], rel=1e-4)
     assert found.prompts == len(seen)
 
 
@@ -469,12 +488,12 @@ def test_a_bank_without_signal_or_without_groups_says_so(tmp_path):
     rng = np.random.default_rng(6)
     bank = bank_of(1e6, rng, prompts=20, each=8)
     found = noise_of(bank)
-    assert found.high == np.inf
+    assert found.gradient.high == found.failures.high == np.inf
     (tmp_path / "few").mkdir()
     write_bank(bank_of(1.0, rng, prompts=5, each=3), tmp_path / "few")
-    alone = fitting._noise(tmp_path / "few")
-    assert alone.value is None
-    assert "no group" in alone.said
+    for alone in fitting._noise(tmp_path / "few"):
+        assert alone.value is None
+        assert "no group" in alone.said
     zero = bank_of(1.0, rng, prompts=5)
     assert noise_of(ScoreBank(**{**vars(zero), "sketches": 0 * zero.sketches})) is None
 
@@ -616,7 +635,7 @@ def test_validate_as_json_by_another_metric(studies, real, tmp_path):
     assert answer["agreement"][0]["verdict"] in validation.AGREEMENTS
     assert {point["allocator"] for point in answer["points"]} >= {"uniform", "dapo"}
     assert {one["parameter"]: one["value"] for one in answer["conditions"]} == {
-        **{"difficulty": None, "noise_ratio": None, "pool_size": None},
+        **{"difficulty": None, "noise_ratio": None, "success_noise": None, "pool_size": None},
         **{"prompts": "16", "group_size": "8", "steps": "8"},
     }
     assert (tmp_path / "v" / "validation.csv").exists()
@@ -638,14 +657,43 @@ def test_fit_writes_a_study_that_compare_takes(real):
     assert isinstance(scenario.difficulty, BetaDifficulty)
     assert scenario.difficulty.alpha == pytest.approx(0.4, abs=0.06)
     assert scenario.noise_ratio == pytest.approx(20, rel=0.2)
+    assert scenario.success_noise == pytest.approx(1, rel=0.2)
     gained, wanted = map(float, re.findall(r"gains ([\d.]+), the real one ([\d.]+)", path.read_text())[0])
     assert simulated_gain(scenario, "rloo", "prompt") == pytest.approx(gained, abs=1e-4)
     assert gained == pytest.approx(wanted, rel=0.02)
     comments = [line for line in path.read_text().splitlines() if line.startswith("# ")]
     assert [line.split(":")[0] for line in comments[1:]] == [
-        *("# difficulty", "# noise_ratio", "# prompts", "# group_size", "# steps", "# pool_size"),
-        "# learning_rate",
+        *("# difficulty", "# noise_ratio", "# success_noise", "# prompts", "# group_size", "# steps"),
+        *("# pool_size", "# learning_rate", "# learning_rates"),
     ]
+
+
+def test_a_simulation_has_the_rates_up_to_the_one_at_which_uniform_gained_most(real, tmp_path):
+    """Of the factors 1/4 to 2 uniform gains most at 1/2: the larger ones ruin the real run alone."""
+    results = open_results(real)
+    curves = results.read("curves")
+    (rate,) = curves.rate.unique()
+    assert rate == 1
+    first = curves.steps == 0
+    gained = {0.25: 0.01, 0.5: 0.03, 1.0: 0.02, 2.0: -0.1}
+    several = [
+        curves.assign(rate=factor, accuracy=curves.accuracy.where(first, curves.accuracy + 10 * gain))
+        for factor, gain in gained.items()
+    ]
+    before = shutil.copytree(real, tmp_path / "before")
+    pd.concat(several, ignore_index=True).to_parquet(real / "curves.parquet")
+    run, steps, factors = fitting._uniform(results, results.shown_scenarios()[0])
+    assert factors == [0.5, 1.0]
+    own, _, alone = fitting._uniform(open_results(before), results.shown_scenarios()[0])
+    assert alone == [1.0]
+    np.testing.assert_allclose(fitting._gains(run, steps), fitting._gains(own, steps) + 0.3)
+    chosen = Comparison.of({}, _write(fit(results).toml, real / "fitted.toml")).build()
+    assert chosen.rates == (0.5, 1.0)
+
+
+def _write(text, path):
+    path.write_text(text)
+    return path
 
 
 def test_without_pass_rates_the_bank_tells_the_difficulty(real):
