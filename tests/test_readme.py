@@ -22,7 +22,7 @@ def test_two_screens_are_enough():
     assert len(README.splitlines()) <= 150
 
 
-@pytest.mark.parametrize(("file", "made"), [("README.md", 2), ("paper_figures/frontier.md", 7)])
+@pytest.mark.parametrize(("file", "made"), [("README.md", 3), ("paper_figures/frontier.md", 7)])
 def test_what_is_made_is_what_is_recorded(file, made):
     """`make readme` writes it anew."""
     readme = pytest.importorskip("readme", reason="the documentation needs the extra docs")
@@ -44,6 +44,18 @@ def test_situations_name_the_best_that_is_no_yardstick():
             assert low <= estimate <= high
             assert (low >= 1) if "area" in number else (high < 1)
             assert "oracle" not in method
+
+
+def test_real_training_calls_better_and_worse_what_clearly_is():
+    pytest.importorskip("trained")
+    made = README.split("<!-- made: trained -->")[1].split("<!-- end -->")[0]
+    rows = [line.strip("| ").split(" | ") for line in made.splitlines() if line.startswith("| Sort")]
+    assert rows
+    for _, better, _, worse in rows:
+        for found, clearly in ((better, lambda low, high: low > 1), (worse, lambda low, high: high < 1)):
+            assert all(
+                clearly(*map(float, ends)) for ends in re.findall(r"\[(-?[\d.]+), (-?[\d.]+)\]", found)
+            )
 
 
 def test_the_number_of_allocators_is_theirs():

@@ -1,4 +1,4 @@
-"""The parts of README and of the note on frontier that are made: situations, papers, tables of numbers.
+"""The parts of README and of the note on frontier that are made: situations, real runs, papers, numbers.
 
     python docs/generator/readme.py
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import note
 import situations
+import trained
 from recorded import training_runs
 
 from rolloutbench.allocators import allocators
@@ -20,8 +21,6 @@ from rolloutbench.allocators import allocators
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "README.md", ROOT / "paper_figures" / "frontier.md"
 MADE = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-A_LINE = 4
-"""Papers in a line of README."""
 
 
 def papers() -> str:
@@ -32,12 +31,12 @@ def papers() -> str:
         if source is not None and source.paper:
             methods.setdefault(source.paper, []).append(name)
     links = [f"[{', '.join(names)}](https://arxiv.org/abs/{paper})" for paper, names in methods.items()]
-    lines = [" · ".join(links[place : place + A_LINE]) for place in range(0, len(links), A_LINE)]
-    return " ·\n".join(lines)
+    return " · ".join(links)
 
 
 MAKERS: dict[str, Callable[[], str]] = {
     "situations": lambda: situations.table(training_runs(ROOT)),
+    "trained": lambda: trained.table(ROOT),
     "papers": papers,
     "headline": note.headline,
     "parts": note.parts,
