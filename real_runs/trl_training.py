@@ -33,7 +33,8 @@ from rolloutbench.cells.collectors import CountsBySuccess
 from rolloutbench.files import Damaged
 from rolloutbench.integrations.trl import PHASES, AllocatedGRPOTrainer
 from rolloutbench.loop import check_trained
-from rolloutbench.protocol import FloatArray, Groups, Outcomes, State
+from rolloutbench.protocol import BoolArray, FloatArray, Groups, Outcomes, State
+from rolloutbench.rewards import Judged
 
 STATE = "run.safetensors"
 """The file of a run's rows in a checkpoint of TRL; written last, so without it a checkpoint is not whole."""
@@ -138,6 +139,7 @@ class TRLRun(Run):
             gradient_accumulation_steps=rollouts // micro,
             num_generations=scenario.group_size,
             num_iterations=settings.epochs,
+            reward_weights=[1.0, 0.0],
             max_steps=MOST_STEPS * scenario.steps * settings.epochs,
             max_completion_length=longest,
             temperature=scenario.temperature,
@@ -167,18 +169,24 @@ class TRLRun(Run):
         warmup = max(settings.warmup_steps * settings.epochs, 1)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / warmup))
 
-        def verdicts(completion_ids: Sequence[Sequence[int]], row: Sequence[int], **_: Any) -> list[Any]:
+        last: list[Judged] = []  # what was judged last: TRL asks both functions about it, one after the other
+
+        def reward(
+            completion_ids: Sequence[Sequence[int]], row: Sequence[int], **_: Any
+        ) -> list[float | None]:
             of: list[Problem] = [train.problems[place] for place in row]
             raw = self.verifier.score(of, [model.decode(ids) for ids in completion_ids])
             lengths = np.array([len(ids) for ids in completion_ids])
-            judged = scenario.rewards.judge(scenario.task, raw, lengths)
-            verdicts = zip(judged.unverified, judged.rewards, strict=True)
-            return [None if unverified else float(reward) for unverified, reward in verdicts]
+            last[:] = [scenario.rewards.judge(scenario.task, raw, lengths)]
+            return _with_none(last[0].rewards, last[0].unverified)
+
+        def success(**_: Any) -> list[float | None]:
+            return _with_none(last[0].success, last[0].unverified)
 
         texts = [problem.prompt for problem in train.problems]
         trainer = _Trainer(
             model.network,
-            verdicts,
+            [reward, success],
             args=args,
             train_dataset=Dataset.from_dict({"prompt": texts, "row": list(range(len(texts)))}),
             processing_class=_tokenizer(model),
@@ -186,6 +194,7 @@ class TRLRun(Run):
             allocator=cell.allocator,
             estimator=cell.estimator,
             aggregation="rollout" if per_token else cell.aggregation,
+            success="success",
             no_verdict=settings.no_verdict,
             features=self.prepared.features[0],
         )
@@ -194,6 +203,11 @@ class TRLRun(Run):
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Watch(self))
         return trainer
+
+
+def _with_none(values: FloatArray | BoolArray, unverified: BoolArray) -> list[float | None]:
+    """Values (N,) as TRL takes them, None where the verifier failed."""
+    return [None if lacking else float(value) for value, lacking in zip(values, unverified, strict=True)]
 
 
 class _Trainer(AllocatedGRPOTrainer):

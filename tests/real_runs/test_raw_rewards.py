@@ -342,8 +342,6 @@ def test_a_score_bank_has_both(tmp_path, monkeypatch):
         ("--success right", "--success: no reward 'right'"),
         ("--threshold nan", "--threshold"),
         ("--overlong-buffer 9", "--overlong-buffer: overlong_buffer=9: at most the 4 tokens"),
-        ("--overlong-buffer 2 --trainer trl", "--overlong-buffer: trainer trl learns from successes here"),
-        ("--reward score --trainer trl", "--reward: trainer trl learns from successes here"),
     ],
 )
 def test_wrong_options(tmp_path, options, said):

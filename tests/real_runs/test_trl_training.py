@@ -14,17 +14,20 @@ from command_line import run as command
 pytest.importorskip("trl")
 
 from real_runs.models import LanguageModel
+from real_runs.rewards import Rewards
 from real_runs.rollouts import Rollouts
 from real_runs.settings import PPO, RealScenario
 from real_runs.trainer import Batch, Trainer
 from real_runs.training import TrainingCell, start
 from real_runs.trl_training import TRLRun, _Trainer
 from rolloutbench.allocators import allocators
+from rolloutbench.coach import Coach
 from rolloutbench.estimators import estimators
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 TASK = "sorting[shortest=1,longest=3,pool_size=60,held_out=16]"
+PARTIAL = TASK.replace("]", ",partial=true]")
 MODEL = "tiny[width=32,warmup_steps=100]"
 SETTINGS = {"learning_rate": 1e-3, "warmup_steps": 2, "gradient_norm": 0.05}
 
@@ -35,10 +38,13 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def cell(cache, runs=None, allocator="uniform", aggregation="prompt", steps=6, epochs=1, **changes):
+def cell(
+    cache, runs=None, allocator="uniform", aggregation="prompt", steps=6, epochs=1, rewards=None, **changes
+):
     settings = ",".join(f"{name}={value}" for name, value in {**SETTINGS, "epochs": epochs}.items())
     scenario = RealScenario(
-        task=TASK,
+        task=TASK if rewards is None else PARTIAL,
+        rewards=Rewards() if rewards is None else rewards,
         model=MODEL,
         prompts=8,
         group_size=4,
@@ -59,9 +65,8 @@ def same(one, other):
     pd.testing.assert_frame_equal(one[names], other[names], check_exact=True)
 
 
-@pytest.mark.parametrize("aggregation", ["prompt", "rollout", "token"])
-def test_the_update_is_that_of_our_own_trainer(cache, monkeypatch, aggregation):
-    """The same rollouts, with the same advantages: AR3PO's groups have 1 to 8 of them."""
+def watched(monkeypatch):
+    """Every batch that TRL trains on, with its rollouts."""
     seen = []
     inner = _Trainer._train_on
 
@@ -70,6 +75,13 @@ def test_the_update_is_that_of_our_own_trainer(cache, monkeypatch, aggregation):
         return inner(trainer, batch)
 
     monkeypatch.setattr(_Trainer, "_train_on", outer)
+    return seen
+
+
+@pytest.mark.parametrize("aggregation", ["prompt", "rollout", "token"])
+def test_the_update_is_that_of_our_own_trainer(cache, monkeypatch, aggregation):
+    """The same rollouts, with the same advantages: AR3PO's groups have 1 to 8 of them."""
+    seen = watched(monkeypatch)
     one = cell(cache, None, "ar3po[stages=4,per_stage=2]", aggregation, steps=1)
     monkeypatch.setattr(TrainingCell, "has_ended", lambda cell, step, generated: step >= 2)
     with start(one) as run:
@@ -90,6 +102,41 @@ def test_the_update_is_that_of_our_own_trainer(cache, monkeypatch, aggregation):
     assert len(set(np.bincount(seen[0][0].group))) > 1
     assert moved > 5e-4
     assert apart < 2e-6
+
+
+def test_estimators_see_raw_rewards_and_allocators_successes(cache, monkeypatch):
+    """Digits in place are partial credit, less a penalty for length; a success has all of them."""
+    seen, told, inner = watched(monkeypatch), [], Coach.tell
+    monkeypatch.setattr(TrainingCell, "has_ended", lambda cell, step, generated: step >= 2)
+
+    def tell(coach, rewards, rollouts, **verdict):
+        told.extend(zip(rewards, verdict["success"], strict=True))
+        return inner(coach, rewards, rollouts, **verdict)
+
+    monkeypatch.setattr(Coach, "tell", tell)
+    rule = Rewards((("score", 2.0),), "score", 0.99, overlong_buffer=2, overlong_penalty=0.5)
+    with start(cell(cache, None, "uniform", steps=1, rewards=rule)) as run:
+        run.follow()
+        problems, decode = run.prepared.train.problems, run.prepared.model.decode
+        for batch, rows in seen:
+            raw = np.array(
+                [
+                    run.verifier.score([problems[q]], [decode(row.ids)])[0]
+                    for q, row in zip(batch.prompts, rows, strict=True)
+                ]
+            )
+            lengths = np.array([len(row.ids) for row in rows])
+            judged = rule.judge(run.cell.scenario.task, raw, lengths)
+            np.testing.assert_allclose(batch.rewards, judged.rewards, rtol=1e-6)
+            assert len(set(np.round(batch.rewards, 6))) > 3
+            for one in np.unique(batch.group):
+                rewards = judged.rewards[batch.group == one]
+                others = (rewards.sum() - rewards) / (len(rewards) - 1)
+                np.testing.assert_allclose(batch.advantages[batch.group == one], rewards - others, atol=1e-6)
+    rewards, successes = np.array(told).T
+    assert set(successes) == {0.0, 1.0}
+    assert rewards[successes == 1].min() >= 1.5  # 2 for all digits, at most .5 off for length
+    assert np.mean((rewards > 0) & (successes == 0)) > 0  # partial credit that is no success
 
 
 def own_trainer(model: LanguageModel):

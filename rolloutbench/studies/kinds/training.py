@@ -424,11 +424,6 @@ class Training(Description):
             )
         if isinstance(scenario.trainer, TRL):
             need("trl", "trl")
-            if scenario.rewards.raw:
-                option = "rewards" if self.rewards else "overlong_buffer"
-                raise InputError(
-                    f"{self.where(option)}: trainer trl learns from successes here; ppo is expected"
-                )
             if vllm:
                 raise InputError(
                     f"{self.where('engine')} {self.engine}: trainer trl samples by itself, with transformers"
