@@ -184,8 +184,8 @@ def fit(real: Results) -> Fit:
     specs = [spec for spec in results.record["allocators"] if spec != REFERENCE]
     for one in specs:
         allocators.create(one)
-    largest = f"in units of the one at which the real {BASELINE} gained most; no larger ones"
-    rates = Found("learning_rates", ", ".join(f"{factor:g}" for factor in factors), largest)
+    said = f"in units of the one at which the real {BASELINE} gained most; no larger ones"
+    rates = Found("learning_rates", ", ".join(f"{factor:g}" for factor in factors), said)
     found = [*found, rate, rates, *rules]
     return Fit(spec, found, _toml(results, spec, specs, estimator_name, aggregation, factors, found))
 
