@@ -13,6 +13,11 @@ def scenario(**conditions):
     return LearningScenario("", BetaDifficulty(1, 1), **conditions)
 
 
+def small_scenario(**conditions):
+    few = {"prompts": 3, "group_size": 4, "pool_size": 3, "noise_ratio": 2.0, "dimension": 4, "kappa": 0.3}
+    return scenario(**(few | conditions))
+
+
 def world(pool, conditions, estimator="rloo", aggregation="prompt", learning_rate=1.0, theta=None, seed=0):
     """A policy on the pool at theta, in an environment of as many replicates as the pool has."""
     replicates, size = pool.success.shape

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import gradients_of_parts
 from paid import paid
-from small_world import THETA, assert_same_distribution, scenario, small_pool, world
+from small_world import THETA, assert_same_distribution, small_pool, small_scenario, world
 
 import simulators.learning
 from rolloutbench.allocators import allocators
@@ -24,11 +24,6 @@ from simulators.scenarios import scenarios
 ESTIMATORS = ["reinforce", "dr_grpo", "rloo", "grpo"]
 STEPS = 3000
 COUNTS, WEIGHTS = [2, 3, 7], [1.0, 0.5, 2.0]
-
-
-def small_scenario(**conditions):
-    few = {"prompts": 3, "group_size": 4, "pool_size": 3, "noise_ratio": 2.0, "dimension": 4, "kappa": 0.3}
-    return scenario(**(few | conditions))
 
 
 def check_against_single_rollouts(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import gradients_one_by_one
 from paid import paid
-from small_world import THETA, assert_same_distribution, scenario, small_pool, world
+from small_world import THETA, assert_same_distribution, scenario, small_pool, small_scenario, world
 
 import simulators.learning
 from rolloutbench.allocators import allocators
@@ -67,30 +67,17 @@ def test_gradient_where_a_correct_rollout_has_a_noise_of_its_own(success_noise, 
 
 
 def check_against_single_rollouts(
-    estimator,
-    aggregation,
-    errors,
-    losses=(0.0, 0.0),
-    no_verdict="drop",
-    then=None,
-    success_noise=1.0,
-    noise_ratio=2.0,
+    estimator, aggregation, errors, losses=(0.0, 0.0), no_verdict="drop", then=None, **conditions
 ):
     steps = 20_000
-    conditions = scenario(
-        prompts=3,
-        group_size=4,
-        pool_size=3,
-        noise_ratio=noise_ratio,
-        success_noise=success_noise,
-        dimension=4,
-        kappa=0.3,
+    conditions = small_scenario(
         false_positive=errors[0],
         false_negative=errors[1],
         lost=sum(losses) / 2,
         lost_bias=losses[1] / losses[0] if losses[0] else 1.0,
         no_verdict=no_verdict,
         staleness=0 if then is None else 2,
+        **conditions,
     )
     pool = small_pool(replicates=steps)
     environment = world(pool, conditions, estimator, aggregation, theta=THETA)
@@ -116,7 +103,7 @@ def check_against_single_rollouts(
         losses=losses,
         no_verdict=no_verdict,
         then=then,
-        success_noise=success_noise,
+        success_noise=conditions.success_noise,
     )
     if sum(losses) and no_verdict == "drop":
         rate = outcomes.lost.sum(axis=0) / (steps * np.array([2, 3, 7]))
@@ -183,17 +170,9 @@ def test_prompts_without_hope_stay_so():
     assert np.isfinite(environment.policy.theta).all()
 
 
-def reuse(option, age, replicates, theta_then=None, noise_ratio=2.0, success_noise=1.0):
+def reuse(option, age, replicates, theta_then=None, **conditions):
     """An all-wrong group of 4 with one stored success; the policy has moved since by one step."""
-    conditions = scenario(
-        prompts=1,
-        group_size=4,
-        pool_size=1,
-        noise_ratio=noise_ratio,
-        success_noise=success_noise,
-        dimension=4,
-        kappa=0.3,
-    )
+    conditions = small_scenario(prompts=1, pool_size=1, **conditions)
     environment = world(small_pool(prompts=1, replicates=replicates), conditions, "dr_grpo", theta=THETA)
     then = THETA if theta_then is None else theta_then
     environment._thetas = [np.broadcast_to(then, (replicates, 4))]
@@ -244,7 +223,7 @@ def test_replay_weighs_by_importance(monkeypatch, success_noise):
 
 def test_replay_is_clipped_as_ppo_clips():
     far = THETA - 3 * small_pool(prompts=1).features[0, 0]  # then p was much smaller: the ratio is large
-    clipped, second = reuse("replay", 1, 4, far, 0.0).gradient, reuse("II", 1, 4, far, 0.0).gradient
+    clipped, second = (reuse(option, 1, 4, far, noise_ratio=0.0).gradient for option in ("replay", "II"))
     np.testing.assert_allclose(clipped, second, rtol=1e-12)
 
 
