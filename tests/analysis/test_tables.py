@@ -106,7 +106,7 @@ def of_recording():
     recording = pytest.importorskip("real_runs.recording", reason="needs torch")
     scores = RESULTS / "real_sorting_scores"
     tests, agreement = (pd.read_csv(scores / f"{name}.csv") for name in ("tests", "agreement"))
-    noise = pd.read_csv(RESULTS / "smollm2_scores" / "scores" / "noise.csv")
+    noise = pd.read_csv(RESULTS / "smollm2_addition" / "scores" / "noise.csv")
     for made in recording.sheets(recording.Recorded(None, {}, "conditions", noise, tests, None, agreement)):
         yield f"record {made.title}", made
 
