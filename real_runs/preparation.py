@@ -36,11 +36,12 @@ ROLLOUTS_AT_ONCE = 2048
 
 @dataclass(frozen=True)
 class Prompts:
-    """Problems, their token ids, and successes (Q,) of `trials` rollouts each before training."""
+    """Problems, their token ids, and successes and mean rewards (Q,) of `trials` rollouts before training."""
 
     problems: Sequence[Problem]
     prompts: Sequence[Prompt]
     successes: IntArray
+    rewards: FloatArray
     trials: int
 
     @property
@@ -94,15 +95,22 @@ def prepare(
                     found = []
                     for few in _parts(part, times):
                         tell(f"pass rates before training, {done:,} of {total:,} rollouts")
-                        found.append(successes(scenario, model, sampler, verifier, few, times))
+                        found.append(measure(scenario, model, sampler, verifier, few, times))
                         done += len(few) * times
-                    measured.append(np.concatenate(found))
+                    measured += [np.concatenate(part) for part in zip(*found, strict=True)]
             tell("features of the prompts")
             seen = features(model, both[0])
-            checkpoint.save(path, {"train": measured[0], "held_out": measured[1], "features": seen})
+            names = "train", "train_rewards", "held_out", "held_out_rewards"
+            checkpoint.save(path, {**dict(zip(names, measured, strict=True)), "features": seen})
         state = checkpoint.load(path)
     train, held_out = (
-        Prompts(part, [model.encode(problem.question) for problem in part], state[name], times)
+        Prompts(
+            part,
+            [model.encode(problem.question) for problem in part],
+            state[name],
+            state[f"{name}_rewards"],
+            times,
+        )
         for name, part, times in zip(("train", "held_out"), both, trials, strict=True)
     )
     return Prepared(model, train, held_out, state["features"][None])
@@ -143,22 +151,22 @@ def _measurements(scenario: RealScenario, seed: int, cache: Path) -> Path:
         scenario.engine,
         scenario.device,
         scenario.temperature,
-        scenario.rewards.verdict,
+        scenario.rewards,
     )
     content = [describe([*what, scenario.initial_rollouts, seed]), source_digest("real_runs")]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
     return cache / "pass_rates" / f"{key}.safetensors"
 
 
-def successes(
+def measure(
     scenario: RealScenario,
     model: LanguageModel,
     sampler: Engine,
     verifier: Verifier,
     of: Sequence[Problem],
     trials: int,
-) -> IntArray:
-    """How many of `trials` rollouts of each problem (Q,) succeed. Nobody pays for them."""
+) -> tuple[IntArray, FloatArray]:
+    """Successes and mean reward (Q,) of `trials` rollouts of each problem. Nobody pays for them."""
     prompts = [model.encode(problem.question) for problem in of]
     sampled = sampler.generate(prompts, np.full(len(of), trials))
     responses = [
@@ -166,4 +174,5 @@ def successes(
     ]
     raw = verifier.score([of[place] for place in sampled.source], responses)
     judged = scenario.rewards.judge(scenario.task, raw, sampled.lengths)
-    return np.bincount(sampled.source, judged.success, len(of)).astype(np.int64)
+    solved = np.bincount(sampled.source, judged.success, len(of)).astype(np.int64)
+    return solved, np.bincount(sampled.source, judged.rewards, len(of)) / trials

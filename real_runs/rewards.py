@@ -16,9 +16,9 @@ times `overlong_penalty`. Their released code (verl, `DAPORewardManager`) does t
 from __future__ import annotations
 
 import hashlib
-from dataclasses import field, replace
+from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -61,12 +61,6 @@ class Rewards:
     def raw(self) -> bool:
         """Whether estimators may see other rewards than 1 for a success and 0 otherwise."""
         return bool(self.weights or self.overlong_buffer)
-
-    @property
-    def verdict(self) -> Self:
-        """The rule of success alone: all that pass rates and accuracy depend on."""
-        weights = self.weights if self.success is None and self.threshold is not None else ()
-        return replace(self, weights=weights, overlong_buffer=0, overlong_penalty=1.0)
 
     @property
     def told(self) -> str:

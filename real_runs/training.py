@@ -236,20 +236,24 @@ class Run(ABC):
         """
 
     def evaluate(self, step: int, columns: Mapping[str, float]) -> None:
-        """Append one row: accuracy on held-out prompts after `step` steps, and all sums so far."""
-        from real_runs.preparation import successes
+        """Append one row: accuracy on held-out prompts after `step` steps, and all sums so far.
+
+        Where estimators see raw rewards, their mean is there too.
+        """
+        from real_runs.preparation import measure
 
         scenario, held_out = self.cell.scenario, self.prepared.held_out
-        trials, k = held_out.trials, held_out.successes
-        if step > 0:  # before training it is known already
+        trials, k, rewards = held_out.trials, held_out.successes, held_out.rewards
+        if step > 0:  # before training they are known already
             trials = scenario.evaluation_rollouts
-            k = successes(
+            k, rewards = measure(
                 scenario, self.prepared.model, self.engine, self.verifier, held_out.problems, trials
             )
         row = {
             "steps": float(step),
             "accuracy": float((k / trials).mean()),
             "pass_at_8": float(pass_at(PASS_AT, k, trials).mean()),
+            **({"reward": float(rewards.mean())} if scenario.rewards.raw else {}),
             **{
                 n: float(v[0])
                 for n, v in accuracy_by_bin((k / trials)[None], held_out.pass_rates[None]).items()

@@ -79,10 +79,11 @@ class Mean:
 
 @dataclass(frozen=True)
 class Level:
-    """The value of a curve at equal spending on an axis."""
+    """The value of a curve at equal spending on an axis; `optional` where not every study records it."""
 
     column: str
     axis: str
+    optional: bool = False
 
     def __call__(self, run: Measured) -> FloatArray:
         """The value of each replicate, (R,)."""

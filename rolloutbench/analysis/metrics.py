@@ -60,10 +60,10 @@ class Metric(NamedTuple):
         return f" ({self.better} is better)" if self.better else ""
 
     def members(self, columns: Iterable[str]) -> Iterator[Metric]:
-        """The metric itself, or those of a family for the columns that have its prefix."""
+        """The metric itself where its column is recorded, or a family's for the columns of its prefix."""
         if self.is_family:
             yield from (self.member(name) for name in columns if name.startswith(self.name))
-        else:
+        elif not (isinstance(self.of, Level) and self.of.optional and self.of.column not in columns):
             yield self
 
     def member(self, column: str) -> Metric:
@@ -253,6 +253,14 @@ _TO_TARGETS = (
 """What was learned, and at what price."""
 
 _MEASURED = (
+    Metric(
+        "reward",
+        "mean reward at equal rollouts",
+        "reward",
+        "higher",
+        "held-out mean of what estimators see, where that is not 1 for a success and 0 otherwise",
+        Level("reward", "rollouts", optional=True),
+    ),
     *(
         Metric(
             f"seconds_{phase}_per_step",

@@ -69,7 +69,9 @@ def record(
             help="Prompts that are recorded, of the training pool.", min=2, show_default="500, or all"
         ),
     ] = None,
-    rollouts: Annotated[int, typer.Option(help="Of each prompt.", min=4, max=10_000)] = 32,
+    rollouts: Annotated[
+        int, typer.Option(help="Of each prompt; half of them test the other.", min=8, max=10_000)
+    ] = 32,
     dimensions: Annotated[
         int, typer.Option(help="Numbers in a score's sketch: a multiple of 64.", min=64, max=65_536)
     ] = 256,

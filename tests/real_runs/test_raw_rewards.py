@@ -119,15 +119,6 @@ def test_a_verifier_must_give_what_its_task_names():
         Rewards().judge(TwoNames(), RAW[:, 0], LENGTHS)
 
 
-def test_pass_rates_depend_on_the_rule_of_success_alone():
-    plain = Rewards()
-    assert Rewards((("score", 2.0),), overlong_buffer=3).verdict == plain
-    assert (
-        Rewards((("score", 2.0),), threshold=1.0).verdict != Rewards((("score", 1.0),), threshold=1.0).verdict
-    )
-    assert Rewards((("score", 2.0),), "score").verdict == Rewards(success="score").verdict != plain
-
-
 def test_deviations_are_those_of_the_groups():
     rewards, column = np.array([0.1, 0.7, 0.1, 0.3, 0.3]), np.array([2, 2, 2, 0, 0])
     found = deviations(rewards, column, 4)
@@ -280,6 +271,16 @@ def test_zeros_and_ones_are_the_same_to_the_bit(raw_cache, spec, how):
     assert plain["trained"].iloc[-1] > 0
 
 
+def test_held_out_prompts_have_a_mean_reward(raw_cache):
+    """Twice the success where the only reward weighs two; the penalty comes off; else it is not recorded."""
+    assert "reward" not in cell(raw_cache, "uniform", Rewards()).run()
+    doubled = cell(raw_cache, "uniform", Rewards((("score", 2.0),))).run()
+    np.testing.assert_allclose(doubled["reward"], 2 * doubled["accuracy"])
+    assert doubled["reward"].gt(0).all()
+    penalised = cell(raw_cache, "uniform", Rewards(overlong_buffer=3, overlong_penalty=0.5)).run()
+    assert (penalised["reward"] < penalised["accuracy"]).all()
+
+
 def test_a_length_penalty_changes_what_is_learned_and_not_what_succeeds(raw_cache):
     plain = cell(raw_cache, "uniform", Rewards()).run()
     penalised = cell(raw_cache, "uniform", Rewards(overlong_buffer=3, overlong_penalty=0.5)).run()
@@ -309,6 +310,10 @@ def test_train_with_partial_credit(tmp_path, monkeypatch):
     curves = pd.read_parquet(out / "curves.parquet")
     rewarded = curves["rewarded"][curves.rollouts > 0]
     assert (rewarded % 1 > 0).any()
+    summary = pd.read_csv(out / "summary.csv")
+    means = summary[summary.metric == "reward"].estimate
+    assert len(means) == 2
+    assert means.between(-1, 0, inclusive="neither").all()  # the penalty takes off more than is earned
     assert command(f"show {out}").code == 0
     again = command(f"train {out}/study.toml --out {tmp_path / 'again'} --jobs 1")
     assert again.code == 0, again.err

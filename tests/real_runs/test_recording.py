@@ -125,12 +125,13 @@ def test_allocators_are_compared_on_it(recorded, tmp_path):
         ("--pool 61", "--pool 61: the task's training pool has 60 prompts"),
         ("--dimensions 100", "dimensions=100"),
         ("--task sortin", "sorting"),
+        ("--rollouts 7", "'--rollouts': '7': Input should be greater than or equal to 8"),
     ],
 )
 def test_wrong_input_is_one_line(recorded, tmp_path, monkeypatch, asked, said):
     monkeypatch.setenv("ROLLOUTBENCH_CACHE", str(recorded[0].parent / "cache"))
     study = recorded[0].parent / "study.toml"
-    done = run(f"record {study} {asked} --rollouts 4 --out {tmp_path / 'out'}")
+    done = run(f"record {study} --rollouts 8 {asked} --out {tmp_path / 'out'}")
     assert done.code == 2
     assert said in done.err
     assert done.err.splitlines()[-1].startswith("rolloutbench: error: ")

@@ -158,7 +158,7 @@ class TrainingStudy(Study):
             made.engine,
             made.device,
             made.temperature,
-            made.rewards.verdict,
+            made.rewards,
         ]
         said = describe([*what, made.initial_rollouts, self.seed])
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
