@@ -21,7 +21,8 @@ from real_runs.rollouts import Rollouts
 from real_runs.sketches import sketch
 from real_runs.training import TrainingCell, TrainingRun, start
 from rolloutbench.analysis import tables as terminal
-from rolloutbench.analysis.noise import NoiseFit, Span, fit_noise
+from rolloutbench.analysis.noise import NoiseFit, fit_noise
+from rolloutbench.analysis.statistics import Estimate
 from rolloutbench.protocol import InputError
 from rolloutbench.score_bank import ScoreBank, write_bank
 
@@ -137,7 +138,7 @@ def record(
 def _noise(bank: ScoreBank, step: int) -> dict[str, float]:
     found = fit_noise(bank.prompts, bank.steps, bank.rewards, bank.sketches)
     if found is None:
-        nothing = Span(math.nan, math.nan, math.nan)
+        nothing = Estimate(math.nan, math.nan, math.nan)
         found = NoiseFit(nothing, nothing, nothing, 0)
     row: dict[str, float] = {"step": step, "prompts": found.prompts}
     for name in SPANS:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import urlencode
 
 import numpy as np
@@ -24,6 +24,7 @@ from rolloutbench.analysis.columns import check_origin
 from rolloutbench.analysis.metrics import TUNED_PREFIX, describe
 from rolloutbench.analysis.report import page_template
 from rolloutbench.analysis.results import Results
+from rolloutbench.analysis.statistics import Estimate
 from rolloutbench.analysis.tables import verdict
 from rolloutbench.analysis.yardsticks import is_bound, is_yardstick, method_of
 from rolloutbench.cells.collectors import BASELINE
@@ -54,17 +55,9 @@ DEAD = {
 """Choices of the share of uniform's groups with equal rewards, over a run: words, more than, at most."""
 
 
-class Ratio(NamedTuple):
-    """A ratio to uniform, with the ends of its 95% interval."""
-
-    estimate: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True)
 class Row:
-    """An allocator in a scenario under a condition: `ratios` by metric, and the `study` that measured them.
+    """An allocator in a scenario under a condition: `ratios` to uniform by metric, of the measuring `study`.
 
     `epochs` of the pool and the share of `dead` groups are uniform's; None where they are not known.
     """
@@ -76,7 +69,7 @@ class Row:
     dead: float | None
     replicates: int
     study: int
-    ratios: dict[str, Ratio]
+    ratios: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -122,7 +115,7 @@ class Standing:
     """
 
     allocator: str
-    ratio: Ratio
+    ratio: Estimate
     scenarios: int
     most: int
     verdict: str
@@ -171,7 +164,7 @@ def stand(found: Iterable[Row], metric: str) -> list[Standing]:
     stands = []
     for name in dict.fromkeys(row.allocator for row in chosen):
         ratios = np.array([row.ratios[metric] for row in chosen if row.allocator == name])
-        ratio = Ratio(*map(float, ratios.mean(axis=0)))
+        ratio = Estimate(*map(float, ratios.mean(axis=0)))
         said = "" if name == BASELINE else verdict(ratio.low, ratio.high, sign)
         stands.append(Standing(name, ratio, len(ratios), most, said))
     return sorted(stands, key=lambda one: (not one.is_complete, -sign * one.ratio.estimate))
@@ -247,7 +240,7 @@ def _rows(results: Results, place: int) -> Iterator[Row]:
         for name, part in here.groupby("allocator", sort=False):
             numbers = part[["ratio", "ratio_low", "ratio_high"]].to_numpy(dtype=np.float64)
             ratios = {
-                measured[str(metric)]: Ratio(*map(float, ends))
+                measured[str(metric)]: Estimate(*map(float, ends))
                 for metric, ends in zip(part.metric, numbers, strict=True)
                 if np.isfinite(ends).all()
             }

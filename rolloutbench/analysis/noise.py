@@ -16,20 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rolloutbench.analysis.statistics import Estimate
 from rolloutbench.protocol import FloatArray, IntArray
 
 RESAMPLES = 2000
 """Number of bootstrap samples of prompts behind an interval."""
 ENDS = (0.025, 0.975)
 """Quantiles at the ends of an interval."""
-
-
-class Span(NamedTuple):
-    """A number with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class NoiseFit(NamedTuple):
@@ -39,9 +32,9 @@ class NoiseFit(NamedTuple):
     scenario's `noise_ratio`. `success_noise`: T1 / T0. `prompts`: number of prompts behind them.
     """
 
-    gradient: Span
-    failures: Span
-    success_noise: Span
+    gradient: Estimate
+    failures: Estimate
+    success_noise: Estimate
     prompts: int
 
 
@@ -96,13 +89,13 @@ def fit_noise(
     )
 
 
-def _over_signal(noise: FloatArray, signal: FloatArray) -> Span:
+def _over_signal(noise: FloatArray, signal: FloatArray) -> Estimate:
     """Noise over signal, infinite where that is not above 0; by the inverse, whose quantiles are finite."""
     estimate, low, high = _ratio(signal, noise)
-    return Span(*(1 / x if x > 0 else math.inf for x in (estimate, high, low)))
+    return Estimate(*(1 / x if x > 0 else math.inf for x in (estimate, high, low)))
 
 
-def _ratio(above: FloatArray, below: FloatArray) -> Span:
+def _ratio(above: FloatArray, below: FloatArray) -> Estimate:
     """The first ratio is the estimate, the others are bootstrap samples; infinite where `below` is 0."""
     ratios = np.divide(above, below, out=np.full(len(above), np.inf), where=below > 0)
-    return Span(float(ratios[0]), *np.quantile(ratios[1:], ENDS, method="nearest").tolist())
+    return Estimate(float(ratios[0]), *np.quantile(ratios[1:], ENDS, method="nearest").tolist())

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from rolloutbench.allocators import allocators
-from rolloutbench.analysis.leaderboard import PRICES, Ratio, Row, Standing, rows, stand
+from rolloutbench.analysis.leaderboard import PRICES, Row, Standing, rows, stand
 from rolloutbench.analysis.results import Results
+from rolloutbench.analysis.statistics import Estimate
 from rolloutbench.analysis.tables import escaped
 from rolloutbench.analysis.yardsticks import bounds_said, is_yardstick
 from rolloutbench.cells.collectors import BASELINE
@@ -74,8 +75,8 @@ class Recommendation:
     equals: tuple[str, ...]
     elsewhere: tuple[Standing, ...]
     stands: tuple[Standing, ...]
-    saves: dict[str, Ratio]
-    shares: dict[str, Ratio]
+    saves: dict[str, Estimate]
+    shares: dict[str, Estimate]
     trl: str
     verl: str
 
@@ -219,26 +220,26 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
-def _said(ratio: Ratio, digits: int, scale: float = 1.0) -> str:
+def _said(ratio: Estimate, digits: int, scale: float = 1.0) -> str:
     estimate, low, high = (f"{scale * part:,.{digits}f}" for part in ratio)
     return f"{estimate} [{low}, {high}]"
 
 
-def _positive(saved: Ratio) -> Ratio:
+def _positive(saved: Estimate) -> Estimate:
     """What is saved; or what more is spent, where nothing is."""
-    return saved if saved.estimate >= 0 else Ratio(-saved.estimate, -saved.high, -saved.low)
+    return saved if saved.estimate >= 0 else Estimate(-saved.estimate, -saved.high, -saved.low)
 
 
-def _shares(found: Sequence[Row], best: str) -> Iterator[tuple[str, Ratio]]:
+def _shares(found: Sequence[Row], best: str) -> Iterator[tuple[str, Estimate]]:
     """What the best saves of what uniform spends until 90% of the gain, at each price where all got there."""
     for price in PRICES:
         for one in stand(found, f"{price}_to_90"):
             if one.allocator == best and one.is_complete:
                 estimate, low, high = one.ratio
-                yield price, Ratio(1 - estimate, 1 - high, 1 - low)
+                yield price, Estimate(1 - estimate, 1 - high, 1 - low)
 
 
-def _saves(results: Results, best: str, scenarios: Sequence[str]) -> dict[str, Ratio]:
+def _saves(results: Results, best: str, scenarios: Sequence[str]) -> dict[str, Estimate]:
     """What the best spends less than uniform until 90% of the gain, where there is one scenario to say it."""
     if len(scenarios) > 1:
         return {}
@@ -248,11 +249,11 @@ def _saves(results: Results, best: str, scenarios: Sequence[str]) -> dict[str, R
         if best not in here.index:
             return {}
         ends = here.loc[[best], ["difference", "difference_high", "difference_low"]].to_numpy(np.float64)
-        saves[price] = Ratio(*map(float, -ends[0]))
-    saves["gpu_hours"] = Ratio(*(part * results.gpus / 3600 for part in saves["seconds"]))
+        saves[price] = Estimate(*map(float, -ends[0]))
+    saves["gpu_hours"] = Estimate(*(part * results.gpus / 3600 for part in saves["seconds"]))
     money = results.record.get("price_per_gpu_hour")
     if money is not None:
-        saves["money"] = Ratio(*(part * money for part in saves["gpu_hours"]))
+        saves["money"] = Estimate(*(part * money for part in saves["gpu_hours"]))
     return saves
 
 

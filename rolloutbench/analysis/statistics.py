@@ -32,6 +32,14 @@ class Interval(NamedTuple):
     high: FloatArray
 
 
+class Estimate(NamedTuple):
+    """One number with the ends of its 95% interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
 class Reached(NamedTuple):
     """When each run reached its target, in the unit of x, and whether it did; arrays of one shape.
 

@@ -339,17 +339,16 @@ def _noise(directory: Path) -> list[Found]:
     if not (directory / BANK).exists():
         return [Found(name, None, f"not measured: no {BANK}") for name in names]
     bank = read_bank(directory)
-    found = fit_noise(bank.prompts, bank.steps, bank.rewards, bank.sketches)
-    if found is None:
+    noise = fit_noise(bank.prompts, bank.steps, bank.rewards, bank.sketches)
+    if noise is None:
         return [Found(name, None, f"{BANK}: no group with two successes and two failures") for name in names]
-    spans = found.failures, found.success_noise
-    words = [f"[{low:.3g}, {high:.3g}], from {found.prompts} prompts of {BANK}" for _, low, high in spans]
-    if not 0 < found.failures.value < 1e9:
-        words = [f"no signal above the noise: {said}" for said in words]
-        return [Found(name, None, said) for name, said in zip(names, words, strict=True)]
-    return [
-        Found(name, f"{span.value:.3g}", said) for name, span, said in zip(names, spans, words, strict=True)
-    ]
+    told = 0 < noise.failures.estimate < 1e9
+    found = []
+    for name, (estimate, low, high) in zip(names, (noise.failures, noise.success_noise), strict=True):
+        said = f"[{low:.3g}, {high:.3g}], from {noise.prompts} prompts of {BANK}"
+        value, said = (f"{estimate:.3g}", said) if told else (None, f"no signal above the noise: {said}")
+        found.append(Found(name, value, said))
+    return found
 
 
 def _rules(results: LearningResults) -> tuple[str, Aggregation, list[Found]]:

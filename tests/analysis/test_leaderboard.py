@@ -8,7 +8,8 @@ import pytest
 from command_line import run
 
 from rolloutbench.analysis import leaderboard
-from rolloutbench.analysis.leaderboard import Ratio, Row, View, first_view, rows, standings
+from rolloutbench.analysis.leaderboard import Row, View, first_view, rows, standings
+from rolloutbench.analysis.statistics import Estimate
 from rolloutbench.protocol import InputError
 from rolloutbench.studies.kinds import open_results
 from simulators.conditions import TRAINERS
@@ -16,7 +17,7 @@ from simulators.scenarios import LearningScenario, scenarios
 
 
 def row(allocator, scenario="a-v1", estimate=1.0, half=0.1, **about):
-    ratio = {"rollouts_to_90": Ratio(estimate, estimate - half, estimate + half)}
+    ratio = {"rollouts_to_90": Estimate(estimate, estimate - half, estimate + half)}
     given = {"condition": "c", "epochs": 5.0, "dead": 0.5, "replicates": 16, "study": 0, "ratios": ratio}
     return Row(allocator, scenario, **given | about)
 

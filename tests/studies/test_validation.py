@@ -427,7 +427,7 @@ def test_noise_is_recovered_from_a_bank(ratio, scale):
         assert low < ratio < high < 2 * low
         assert value == pytest.approx(ratio, rel=0.25)
     assert found.success_noise.low < 1 < found.success_noise.high
-    assert found.success_noise.value == pytest.approx(1, rel=0.1)
+    assert found.success_noise.estimate == pytest.approx(1, rel=0.1)
 
 
 def test_the_noise_interval_covers():
@@ -436,7 +436,7 @@ def test_the_noise_interval_covers():
     for name in ("gradient", "failures"):
         spans = [getattr(one, name) for one in found]
         assert sum(span.low < 20 < span.high for span in spans) >= 53
-        assert np.mean([20 / span.value for span in spans]) == pytest.approx(1, abs=0.06)  # its error is .02
+        assert np.mean([20 / span.estimate for span in spans]) == pytest.approx(1, abs=0.06)
     assert sum(one.success_noise.low < 1 < one.success_noise.high for one in found) >= 53
 
 
@@ -444,9 +444,9 @@ def test_the_noise_interval_covers():
 def test_noise_that_depends_on_the_reward_counts_as_it_enters_the_gradient(failures):
     """(1 - p) T1 + p T0 with p uniform and groups weighted by k (n - k): the mean of T1 and T0."""
     found = noise_of(bank_of(10.0, np.random.default_rng(3), prompts=600, failures=failures))
-    assert found.gradient.value == pytest.approx(5 * (1 + failures), rel=0.15)
-    assert found.failures.value == pytest.approx(10 * failures, rel=0.15)
-    assert found.success_noise.value == pytest.approx(1 / failures, rel=0.1)
+    assert found.gradient.estimate == pytest.approx(5 * (1 + failures), rel=0.15)
+    assert found.failures.estimate == pytest.approx(10 * failures, rel=0.15)
+    assert found.success_noise.estimate == pytest.approx(1 / failures, rel=0.1)
 
 
 def test_correct_rollouts_that_are_all_alike_have_no_noise():
@@ -478,9 +478,9 @@ def test_noise_is_what_it_says_group_by_group():
         noise += weight * ((n - k) * traces[0] + k * traces[1]) / n
         by_reward += weight * np.array(traces)
     found = noise_of(bank)
-    assert found.gradient.value == pytest.approx(noise / signal, rel=1e-4)
-    assert found.failures.value == pytest.approx(by_reward[1] / signal, rel=1e-4)
-    assert found.success_noise.value == pytest.approx(by_reward[0] / by_reward[1], rel=1e-4)
+    assert found.gradient.estimate == pytest.approx(noise / signal, rel=1e-4)
+    assert found.failures.estimate == pytest.approx(by_reward[1] / signal, rel=1e-4)
+    assert found.success_noise.estimate == pytest.approx(by_reward[0] / by_reward[1], rel=1e-4)
     assert found.prompts == len(seen)
 
 
