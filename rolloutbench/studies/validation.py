@@ -10,6 +10,9 @@ Hesterberg 2015 does for the smaller of the two numbers, as in statistics.py. Th
     contradicts  where it is below 0
     undecided    otherwise
 
+Beside it stands what the real run says of itself: the tau between the rankings of two halves of its seeds, in
+the mean over all ways to halve them. A simulator that comes as near could hardly come nearer.
+
 Two limits. The interval is about seeds: with other allocators tau would be another, and of a few of them
 even unrelated rankings have one far from 0, so the exact chance of that is given too. And noise in either
 ranking draws tau towards 0: where the true rankings are the same and allocators lie close together, the
@@ -18,6 +21,8 @@ interval ends below 1.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +48,8 @@ LEVEL = 0.95
 """Confidence level of every interval; a pair is significant at 1 - LEVEL."""
 RESAMPLES = 4000
 """Number of bootstrap samples behind an interval of tau."""
+MOST_SPLITS = 1000
+"""Most ways to halve the real seeds; of more, so many are drawn."""
 TOP = 3
 """Number of best allocators that both rankings are asked to share."""
 FEW = 5
@@ -51,6 +58,10 @@ WIDEST = 4
 """Number of simulated scenarios up to which ratios stand beside ranks; of more only ranks are shown."""
 ALL = "all together"
 """What the last row of `pooled` is of."""
+OF_HALVES = (
+    "Of real halves: tau between two halves of the real seeds, as far as the real run agrees with itself."
+)
+"""What tables say of `halves_tau`."""
 AGREEMENTS = ("agrees", "contradicts", "undecided")
 """What can be said of the simulator's ranking; see above."""
 
@@ -60,10 +71,11 @@ class Validation:
     """What came of comparing the study in `simulated` with the one in `real`, by `metric`.
 
     `agreement` has a row for each simulated and real scenario: scenario, real_scenario; allocators, pairs;
-    replicates, seeds; tau, tau_low, tau_high; p_value, of scipy.stats.kendalltau; spearman; best and
-    best_real; top, how many of the best `top_of` are the same; significant, the pairs that differ in the
-    real run at 5% each by a paired t-test over seeds, and right, those of them that the simulator has in
-    the same order; adjusted and adjusted_right, the same after Benjamini and Hochberg; verdict.
+    replicates, seeds; tau, tau_low, tau_high; tau_halves, see `halves_tau`; p_value, of
+    scipy.stats.kendalltau; spearman; best and best_real; top, how many of the best `top_of` are the same;
+    significant, the pairs that differ in the real run at 5% each by a paired t-test over seeds, and right,
+    those of them that the simulator has in the same order; adjusted and adjusted_right, the same after
+    Benjamini and Hochberg; verdict.
 
     `points` has a row for each of its allocators: value, low, high and rank, and the same of the real run
     with `real_`. Values are `scale`s against uniform: ratios, or differences where uniform's mean is not
@@ -131,9 +143,10 @@ def pooled(found: Sequence[Validation]) -> pd.DataFrame:
     """Rows of several validations, one a real run, and last of them all together.
 
     Columns are simulated and real, the directories, and those of `Validation.agreement` that can be pooled:
-    allocators, replicates, seeds, pairs, significant, right, tau, tau_low, tau_high, verdict. The tau of all
-    is the mean of theirs, whatever their number of allocators; its interval draws the replicates and seeds
-    of each anew, independently of the others. Raises InputError where one has several rows.
+    allocators, replicates, seeds, pairs, significant, right, tau, tau_low, tau_high, tau_halves, verdict. The
+    tau of all is the mean of theirs, whatever their number of allocators, as is that of halves; its interval
+    draws the replicates and seeds of each anew, independently of the others. Raises InputError where one
+    has several rows.
     """
     for one in found:
         if len(one.agreement) != 1:
@@ -149,6 +162,7 @@ def pooled(found: Sequence[Validation]) -> pd.DataFrame:
         **{name: rows[name].min() for name in ("allocators", "replicates", "seeds")},
         **{name: rows[name].sum() for name in ("pairs", "significant", "right")},
         **{"tau": float(mean.estimate), "tau_low": float(mean.low), "tau_high": float(mean.high)},
+        "tau_halves": rows.tau_halves.mean(),
         "verdict": _verdict(float(mean.low), float(mean.high)),
     }
     return pd.concat([rows[list(last)], pd.DataFrame([last])], ignore_index=True)
@@ -212,6 +226,7 @@ def _agreement(names: Sequence[str], ours: FloatArray, theirs: FloatArray) -> di
         "tau": float(tau.estimate),
         "tau_low": low,
         "tau_high": high,
+        "tau_halves": halves_tau(theirs),
         "p_value": float(stats.kendalltau(*means).pvalue),
         "spearman": float(stats.spearmanr(*means).statistic) if varies else np.nan,
         "best": names[ranked[0][0]],
@@ -269,6 +284,23 @@ def mean_tau(
     tail = float(stats.norm.sf(stats.t.ppf((1 + LEVEL) / 2, runs - 1) * np.sqrt(runs / (runs - 1))))
     low, high = np.nanquantile(drawn, [tail, 1 - tail]) if not np.isnan(drawn).all() else (np.nan, np.nan)
     return Interval(tau, np.asarray(low), np.asarray(high))
+
+
+def halves_tau(values: FloatArray, seed: int = 0) -> float:
+    """Mean tau between the rankings by two halves of the columns of values (A, S); NaN where S is 1.
+
+    Of an odd number of columns one half has one more. All halvings count, or `MOST_SPLITS` drawn ones.
+    """
+    runs = values.shape[1]
+    if math.comb(runs, runs // 2) <= MOST_SPLITS:
+        halves = list(itertools.combinations(range(runs), runs // 2))
+    else:
+        rng = np.random.default_rng(seed)
+        halves = [tuple(rng.permutation(runs)[: runs // 2]) for _ in range(MOST_SPLITS)]
+    inside = np.zeros((len(halves), runs))
+    np.put_along_axis(inside, np.array(halves, dtype=np.int64), 1.0, axis=1)
+    taus = kendall_tau(*(side @ values.T for side in (inside, 1 - inside)))
+    return float(np.nanmean(taus)) if np.isfinite(taus).any() else math.nan
 
 
 def _resampled(values: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
@@ -363,6 +395,7 @@ def _agreement_sheet(found: Validation) -> Sheet:
             [
                 f"{row['scenario']} / {row['real_scenario']}" if several else row["scenario"],
                 _interval(row["tau"], row["tau_low"], row["tau_high"]),
+                f"{row['tau_halves']:.2f}",
                 f"{row['p_value']:.2g}",
                 f"{row['spearman']:.2f}",
                 best if best == real_best else f"{best} (real: {real_best})",
@@ -374,9 +407,10 @@ def _agreement_sheet(found: Validation) -> Sheet:
         )
     headings = [
         Heading("simulated / real" if several else "simulated", "name"),
-        *(Heading("tau [95%]"), Heading("chance", priority=3), Heading("Spearman", priority=6)),
-        *(Heading("best", "words", 1), Heading("best shared", priority=5)),
-        *(Heading("clear pairs right", priority=2), Heading("after BH", priority=4)),
+        *(Heading("tau [95%]"), Heading("of real halves", priority=4), Heading("chance", priority=3)),
+        Heading("Spearman", priority=7),
+        *(Heading("best", "words", 1), Heading("best shared", priority=6)),
+        *(Heading("clear pairs right", priority=2), Heading("after BH", priority=5)),
         Heading("verdict", "words"),
     ]
     pairs, seeds = int(table.pairs.max()), int(table.seeds.min())
@@ -387,6 +421,7 @@ def _agreement_sheet(found: Validation) -> Sheet:
         "real seeds.",
         "Verdict: agrees where tau's interval is above 0, contradicts where it is below. Chance: that an "
         "unrelated ranking is as far from 0.",
+        OF_HALVES,
         f"Clear pairs differ in the real run at 5% each ({clear} of {of_pairs}; {by_chance:.1f} would by "
         "chance), after BH adjusted for their number.",
     ]
@@ -407,6 +442,7 @@ def pooled_sheet(table: pd.DataFrame) -> Sheet:
             f"{row['allocators']}",
             f"{row['seeds']}",
             _interval(row["tau"], row["tau_low"], row["tau_high"]),
+            f"{row['tau_halves']:.2f}",
             f"{row['right']} of {row['significant']}",
             Shown(row["verdict"], row["verdict"]),
         ]
@@ -415,9 +451,12 @@ def pooled_sheet(table: pd.DataFrame) -> Sheet:
     headings = [
         *(Heading("real", "name"), Heading("simulated", "name", 3)),
         *(Heading("allocators", priority=4), Heading("seeds", priority=2)),
-        *(Heading("tau [95%]"), Heading("clear pairs right", priority=1), Heading("verdict", "words")),
+        *(Heading("tau [95%]"), Heading("of real halves", priority=1)),
+        *(Heading("clear pairs right", priority=1), Heading("verdict", "words")),
     ]
-    said = f"{ALL}: the mean of the taus, with least allocators and seeds; clear pairs are summed."
+    said = (
+        f"{ALL}: the mean of the taus, with least allocators and seeds; clear pairs are summed.\n{OF_HALVES}"
+    )
     return sheet("simulated against real rankings", headings, rows, said)
 
 

@@ -3,6 +3,7 @@
 Small simulated studies stand in for real ones: they have the same files.
 """
 
+import itertools
 import json
 import re
 import shutil
@@ -39,6 +40,7 @@ from rolloutbench.studies.kinds.learning import LearningResults, LearningStudy
 from rolloutbench.studies.kinds.snapshot import SnapshotResults
 from rolloutbench.studies.validation import (
     bootstrap_tau,
+    halves_tau,
     kendall_tau,
     mean_tau,
     pooled,
@@ -222,6 +224,28 @@ def test_pooled_studies_are_drawn_independently():
         [float(found.low), float(found.high)], abs=0.05
     )
     assert found.high - found.low < np.mean([one.high - one.low for one in alone])
+
+
+@given(st.integers(2, 6), st.data())
+def test_halves_are_all_ways_to_halve_the_seeds(seeds, data):
+    """Slowly: each set of half of the seeds against the others, by scipy."""
+    values = data.draw(hnp.arrays(np.float64, (4, seeds), elements=st.integers(0, 9).map(float)))
+    taus = []
+    for half in itertools.combinations(range(seeds), seeds // 2):
+        other = [seed for seed in range(seeds) if seed not in half]
+        sums = values[:, list(half)].sum(axis=1), values[:, other].sum(axis=1)
+        taus.append(stats.kendalltau(*sums).statistic)
+    expected = np.nanmean(taus) if np.isfinite(taus).any() else np.nan
+    assert halves_tau(values) == pytest.approx(expected, nan_ok=True)
+
+
+def test_halves_of_many_seeds_are_drawn_and_of_one_there_are_none():
+    ordered = np.arange(4.0)[:, None] + np.random.default_rng(0).normal(0, 0.01, (4, 40))
+    assert halves_tau(ordered) == 1
+    noise = np.random.default_rng(1).normal(size=(10, 40))
+    assert halves_tau(noise) == halves_tau(noise)
+    assert abs(halves_tau(noise)) < 0.5
+    assert np.isnan(halves_tau(ordered[:, :1]))
 
 
 def test_several_real_runs_are_pooled(tmp_path):
