@@ -21,6 +21,8 @@ from rolloutbench.protocol import FloatArray, IntArray
 
 RESAMPLES = 2000
 """Number of bootstrap samples of prompts behind an interval."""
+ROUNDING = 1e-12
+"""Scatter of a group's scores below this share of their squares is rounding: the scores are all the same."""
 ENDS = (0.025, 0.975)
 """Quantiles at the ends of an interval."""
 
@@ -57,7 +59,8 @@ def fit_noise(
         np.einsum("nd,nd->n", sorted_sketches, sorted_sketches, dtype=np.float64), starts
     )
     keys, means = keys[starts], sums / counts[:, None]
-    scatter = np.maximum(squares - counts * (means**2).sum(axis=1), 0)
+    scatter = squares - counts * (means**2).sum(axis=1)
+    scatter[scatter < ROUNDING * squares] = 0
     traces = scatter / np.maximum(counts - 1, 1)
     paired = (keys[1:, :2] == keys[:-1, :2]).all(axis=1) & (np.minimum(counts[1:], counts[:-1]) >= 2)
     paired &= traces[1:] + traces[:-1] > 0

@@ -508,6 +508,15 @@ def test_noise_is_what_it_says_group_by_group():
     assert found.prompts == len(seen)
 
 
+def test_correct_rollouts_that_are_all_the_same_have_no_noise_at_all():
+    bank = bank_of(5.0, np.random.default_rng(7), prompts=20)
+    answers = np.random.default_rng(8).normal(size=(20, bank.sketches.shape[1])).astype(np.float32)
+    same = np.where(bank.rewards[:, None] == 1, answers[bank.prompts], bank.sketches)
+    found = noise_of(ScoreBank(**{**vars(bank), "sketches": same}))
+    assert found.success_noise == (0, 0, 0)
+    assert found.failures.low > 0
+
+
 def test_a_bank_without_signal_or_without_groups_says_so(tmp_path):
     rng = np.random.default_rng(6)
     bank = bank_of(1e6, rng, prompts=20, each=8)
