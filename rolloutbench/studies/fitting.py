@@ -8,9 +8,9 @@ What a real run's directory may hold beside its study:
 Difficulty is the Beta distribution, with prompts that are never or always solved where the data ask for
 them (BIC), of which binomial counts were most likely drawn: the sampling error of a pass rate is no part
 of it. Noise is analysis/noise.py's. The learning rate is the least at which simulated uniform gains as much
-as the real one did at its own best rate. Larger steps cost the simulated policy little, and may ruin a real
-one: so the study has the real run's rates up to that one, and no larger ones. Everything else is the base
-scenario's, and said to be.
+as the real one did at its own best rate; where none does, the simulated policy has no ceiling (kappa=0).
+Larger steps cost the simulated policy little, and may ruin a real one: so the study has the real run's
+rates up to that one, and no larger ones. Everything else is the base scenario's, and said to be.
 """
 
 from __future__ import annotations
@@ -177,29 +177,56 @@ def fit(real: Results) -> Fit:
     if "pool_size" not in known and int(known["prompts"]) > _make_scenario(BASE).pool_size:
         known["pool_size"] = known["prompts"]
     gains = _gains(run, steps)
-    rate = fit_learning_rate(_make_scenario(_spec(known)), estimator_name, aggregation, gains)
-    if rate.value is not None:
-        known["learning_rate"] = rate.value
+    learning = fit_learning(_make_scenario(_spec(known)), estimator_name, aggregation, gains)
+    known |= {entry.parameter: entry.value for entry in learning if entry.value is not None}
     spec = _spec(known)
     specs = [spec for spec in results.record["allocators"] if spec != REFERENCE]
     for one in specs:
         allocators.create(one)
     said = f"in units of the one at which the real {BASELINE} gained most; no larger ones"
     rates = Found("learning_rates", ", ".join(f"{factor:g}" for factor in factors), said)
-    found = [*found, rate, rates, *rules]
+    found = [*found, *learning, rates, *rules]
     return Fit(spec, found, _toml(results, spec, specs, estimator_name, aggregation, factors, found))
 
 
-def fit_learning_rate(
+def fit_learning(
     scenario: LearningScenario, estimator: str, aggregation: Aggregation, gains: FloatArray
-) -> Found:
+) -> list[Found]:
     """Find the least learning rate at which uniform gains as much accuracy in the scenario's steps.
 
-    `gains` (S,) are those of the real run's seeds; they are compared in the mean.
+    `gains` (S,) are those of the real run's seeds; they are compared in the mean. Where no learning rate
+    gains as much under the scenario's ceiling, there is none: kappa is 0.
     """
     wanted = float(gains.mean())
     if not wanted > 0:
-        return Found("learning_rate", None, f"{BASELINE} did not learn: its gain is {wanted:+.4f}")
+        return [Found("learning_rate", None, f"{BASELINE} did not learn: its gain is {wanted:+.4f}")]
+    found, ceiling = _least_rate(scenario, estimator, aggregation, wanted), []
+    if not found.enough:
+        free = _least_rate(replace(scenario, kappa=0.0), estimator, aggregation, wanted)
+        if free.gain > found.gain:
+            said = (
+                f"under the scenario's {scenario.kappa:g} simulated {BASELINE} gains {found.gain:.4f} at most"
+            )
+            found, ceiling = free, [Found("kappa", "0", said)]
+    error = f" ± {stats.sem(gains):.4f} (standard error of {len(gains)} seeds)" if len(gains) > 1 else ""
+    said = f"simulated {BASELINE} gains {found.gain:.4f}, the real one {wanted:.4f}{error}"
+    if not found.enough:
+        said += ": no learning rate gains more in the simulator"
+    return [*ceiling, Found("learning_rate", f"{found.rate:.4g}", said)]
+
+
+class _Search(NamedTuple):
+    """A learning rate, what uniform gains at it, and whether any gains `enough`."""
+
+    rate: float
+    gain: float
+    enough: bool
+
+
+def _least_rate(
+    scenario: LearningScenario, estimator: str, aggregation: Aggregation, wanted: float
+) -> _Search:
+    """The least learning rate at which simulated uniform gains `wanted`, or the one that comes nearest."""
     tried: dict[float, float] = {}
 
     def short(log_rate: float) -> float:
@@ -215,17 +242,14 @@ def fit_learning_rate(
     high = low + 1
     while short(high) > 0 and (len(tried) < 3 or _rising(tried)) and len(tried) < MOST_RATES:
         high += 1
-    if short(high) <= 0:
+    enough = short(high) <= 0
+    if enough:
         low = high - 1
         while min(abs(gain - wanted) for gain in tried.values()) > CLOSE * wanted and high - low > 1e-3:
             middle = (low + high) / 2
             low, high = (middle, high) if short(middle) > 0 else (low, middle)
     rate = min(tried, key=lambda rate: abs(tried[rate] - wanted))
-    error = f" ± {stats.sem(gains):.4f} (standard error of {len(gains)} seeds)" if len(gains) > 1 else ""
-    said = f"simulated {BASELINE} gains {tried[rate]:.4f}, the real one {wanted:.4f}{error}"
-    if short(high) > 0:
-        said += ": no learning rate gains more in the simulator"
-    return Found("learning_rate", f"{rate:.4g}", said)
+    return _Search(rate, tried[rate], enough)
 
 
 def _rising(tried: dict[float, float]) -> bool:

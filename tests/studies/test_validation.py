@@ -30,7 +30,7 @@ from rolloutbench.studies import fitting, validation
 from rolloutbench.studies.fitting import (
     fit,
     fit_difficulty,
-    fit_learning_rate,
+    fit_learning,
     measure,
     simulated_gain,
 )
@@ -538,16 +538,26 @@ SCENARIO = scenarios.create(TINY)
 def test_the_learning_rate_is_recovered(rate):
     scenario = scenarios.create(f"{TINY[:-1]},learning_rate={rate}]")
     gain = simulated_gain(scenario, "rloo", "prompt")
-    found = fit_learning_rate(SCENARIO, "rloo", "prompt", np.array([gain, gain]))
+    (found,) = fit_learning(SCENARIO, "rloo", "prompt", np.array([gain, gain]))
     assert float(found.value) == pytest.approx(rate, rel=0.05)
     assert f"the real one {gain:.4f} ± 0.0000 (standard error of 2 seeds)" in found.said
 
 
+def test_a_gain_beyond_the_ceiling_is_reached_without_one():
+    under = scenarios.create(f"{TINY[:-1]},kappa=0.1]")
+    free = scenarios.create(f"{TINY[:-1]},kappa=0,learning_rate=0.3]")
+    gain = simulated_gain(free, "rloo", "prompt")
+    ceiling, found = fit_learning(under, "rloo", "prompt", np.array([gain]))
+    assert (ceiling.parameter, ceiling.value) == ("kappa", "0")
+    assert re.search(r"under the scenario's 0\.1 simulated uniform gains 0\.\d+ at most", ceiling.said)
+    assert float(found.value) == pytest.approx(0.3, rel=0.05)
+
+
 def test_a_gain_out_of_reach_or_none_is_said():
-    found = fit_learning_rate(SCENARIO, "rloo", "prompt", np.array([0.7]))
+    *_, found = fit_learning(SCENARIO, "rloo", "prompt", np.array([0.7]))
     assert "no learning rate gains more" in found.said
     assert 0.01 < float(found.value) < 20
-    nothing = fit_learning_rate(SCENARIO, "rloo", "prompt", np.array([-0.1, 0.05]))
+    (nothing,) = fit_learning(SCENARIO, "rloo", "prompt", np.array([-0.1, 0.05]))
     assert nothing.value is None
     assert "did not learn: its gain is -0.0250" in nothing.said
 
