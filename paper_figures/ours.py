@@ -59,7 +59,11 @@ TUNED_ON = (
     "first-epoch-v1",
 )
 """Scenarios in which frontier's parameters were chosen, with seed 0 and 16 replicates."""
-REAL = {"sorting": "sorting digits, 84,000 parameters", "smollm2_addition": "adding numbers, SmolLM2-135M"}
+REAL = {
+    "sorting": "sorting, 84,000 parameters",
+    "gcd": "common divisors, 84,000 parameters",
+    "smollm2_addition": "adding, SmolLM2-135M",
+}
 """Real runs, and what they are; the simulation fitted to each has `SIMULATED` at the end of its name."""
 SIMULATED = "_simulated"
 WHERE = {"": "language model", SIMULATED: "simulation"}

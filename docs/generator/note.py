@@ -80,6 +80,29 @@ def ends() -> str:
     return along("solved at first", ours.ends(Sources()), "series", digits=1)
 
 
+def real() -> str:
+    """Real runs: a row for each allocator, a column for each run, with what the fitted simulation has."""
+    found = ours.real(Sources())
+    table = {
+        (row.panel, row.series, row.x): (row.value, row.low, row.high)
+        for row in found.itertuples(index=False)
+    }
+    told, simulated = ours.WHERE.values()
+    lines = [
+        [
+            f"`{name}`",
+            *(
+                f"{said(*table[panel, told, name])} ({table[panel, simulated, name][0]:.2f})"
+                if (panel, told, name) in table
+                else ""
+                for panel in ours.REAL.values()
+            ),
+        ]
+        for name in found.x.unique()
+    ]
+    return markdown(["", *ours.REAL.values()], lines)
+
+
 def means(found: pd.DataFrame) -> dict[tuple[str, str], str]:
     """The means of a figure's rows in words, by panel and series."""
     here = found[found.low.notna()]

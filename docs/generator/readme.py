@@ -45,6 +45,7 @@ MAKERS: dict[str, Callable[[], str]] = {
     "epochs": note.epochs,
     "noise": note.noise,
     "ends": note.ends,
+    "real": note.real,
 }
 """What makes the text between the marks of each name."""
 
