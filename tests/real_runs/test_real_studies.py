@@ -19,20 +19,8 @@ def test_a_study_is_what_its_opening_says(path):
     """The number of its seeds in words, and the command that runs it, where it says one."""
     said = path.read_text()
     study = Training.of({}, path).build()
-    words = {3: "three seeds", 5: "five seeds", 8: "eight seeds"}
+    words = {3: "three seeds", 5: "five seeds", 8: "eight seeds", 12: "twelve seeds"}
     assert words[study.replicates] in said
     assert len(study.cells(Path("out"))) == study.replicates * (len(study.allocators) * len(study.rates) + 1)
     if "studies" in path.parts:
         assert f"rolloutbench train {path.relative_to(FOLDER.parent)} " in said
-
-
-@pytest.mark.torch
-def test_smollm2_is_studied_on_two_tasks_under_the_same_conditions():
-    addition, letters = (
-        Training.of({}, path).build() for path in sorted(FOLDER.glob("studies/smollm2_*.toml"))
-    )
-    assert list(addition.allocators) == list(letters.allocators)
-    assert addition.rates == letters.rates
-    assert addition.replicates == letters.replicates
-    for name in ("trainer", "model", "budget", "steps", "evaluate_every"):
-        assert getattr(addition.scenario, name) == getattr(letters.scenario, name), name
