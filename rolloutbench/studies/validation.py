@@ -11,7 +11,8 @@ Hesterberg 2015 does for the smaller of the two numbers, as in statistics.py. Th
     undecided    otherwise
 
 Beside it stands what the real run says of itself: the tau between the rankings of two halves of its seeds, in
-the mean over all ways to halve them. A simulator that comes as near could hardly come nearer.
+the mean over all ways to halve them. Halves are noisier than the whole, so a perfect simulator would come
+nearer than they do.
 
 Two limits. The interval is about seeds: with other allocators tau would be another, and of a few of them
 even unrelated rankings have one far from 0, so the exact chance of that is given too. And noise in either
