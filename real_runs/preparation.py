@@ -24,7 +24,7 @@ from real_runs.rollouts import Prompt
 from real_runs.settings import RealScenario
 from real_runs.tasks import Problem, Verifier, problems
 from rolloutbench import checkpoint
-from rolloutbench.cells.cell import describe, source_digest
+from rolloutbench.cells.cell import source_digest
 from rolloutbench.files import Damaged
 from rolloutbench.protocol import FeatureArray, FloatArray, IntArray
 
@@ -144,16 +144,7 @@ def pass_rates(scenario: RealScenario, seed: int, cache: Path) -> pd.DataFrame:
 
 def _measurements(scenario: RealScenario, seed: int, cache: Path) -> Path:
     """Path of the measurements of these prompts by this model."""
-    what = (
-        scenario.task,
-        scenario.data,
-        scenario.model,
-        scenario.engine,
-        scenario.device,
-        scenario.temperature,
-        scenario.rewards,
-    )
-    content = [describe([*what, scenario.initial_rollouts, seed]), source_digest("real_runs")]
+    content = [scenario.before_training(seed), source_digest("real_runs")]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
     return cache / "pass_rates" / f"{key}.safetensors"
 

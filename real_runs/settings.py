@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
@@ -16,6 +16,7 @@ from real_runs.models import ModelChoice
 from real_runs.rewards import Rewards
 from real_runs.tasks import TaskSpec
 from real_runs.tasks.prompted import Prompted
+from rolloutbench.cells.cell import describe
 from rolloutbench.protocol import Budget, NoVerdict
 from rolloutbench.registry import PARAMETERS, Registry
 
@@ -172,6 +173,11 @@ class RealScenario:
     def budget(self) -> Budget:
         """Budget of a step: what uniform spends in it."""
         return Budget(self.prompts, self.prompts * self.group_size)
+
+    def before_training(self, seed: int) -> Any:
+        """All that pass rates before training depend on, with the seed, as values that can be hashed."""
+        made = self.task, self.data, self.model, self.engine, self.device, self.temperature, self.rewards
+        return describe([*made, self.initial_rollouts, seed])
 
     @property
     def told(self) -> str:

@@ -26,7 +26,6 @@ from real_runs.training import TrainingCell, training_cells
 from rolloutbench.allocators import allocators
 from rolloutbench.analysis.metrics import TRAINING_METRICS
 from rolloutbench.analysis.pictures import Listed, Picture, Plot, bars_height
-from rolloutbench.cells.cell import describe
 from rolloutbench.cells.collectors import BASELINE, HORIZON
 from rolloutbench.files import write_whole
 from rolloutbench.optional import need
@@ -150,17 +149,7 @@ class TrainingStudy(Study):
     @property
     def _measured(self) -> str:
         """A digest of what the pass rates before training depend on: another study has others."""
-        made = self.scenario
-        what = [
-            made.task,
-            made.data,
-            made.model,
-            made.engine,
-            made.device,
-            made.temperature,
-            made.rewards,
-        ]
-        said = describe([*what, made.initial_rollouts, self.seed])
+        said = self.scenario.before_training(self.seed)
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
     def record(self) -> dict[str, Any]:
