@@ -737,3 +737,21 @@ def test_pass_rates_are_those_of_the_study(here):
         assert command(f"{line} --jobs 1").code == 0
         found.append(Path("out/pass_rates.parquet").read_bytes())
     assert found[0] == found[2] != found[1]
+
+
+def test_the_table_says_where_the_model_started(here):
+    """How often it was right before training, and about how many prompts it was not of one mind."""
+    assert command(f"{QUICK} --jobs 1").code == 0
+    rates = pd.read_parquet("out/pass_rates.parquet")
+    rates.assign(pass_rate=[0.0, 1.0, 0.5, 0.25] + [0.0] * (len(rates) - 4)).to_parquet(
+        "out/pass_rates.parquet"
+    )
+    said = " ".join(command("show out").out.split())
+    correct, mixed = 1.75 / len(rates), 2 / len(rates)
+    trials = rates.trials.iloc[0]
+    assert (
+        f"before training {correct:.0%} of rollouts were correct, and {mixed:.0%} of {len(rates)} prompts "
+        f"were right at times in {trials}" in said
+    )
+    Path("out/pass_rates.parquet").unlink()
+    assert "before training" not in command("show out").out

@@ -36,8 +36,8 @@ from rolloutbench.studies.description import AllocatorField, Description, Flag, 
 from rolloutbench.studies.kinds.learning import LearningResults, judged_at
 from rolloutbench.studies.study import Study
 
-PASS_RATES = "pass_rates.parquet"
-"""The file of pass rates before training, in the directory of a study."""
+PASS_RATES = "pass_rates"
+"""The table of pass rates before training, in the directory of a study."""
 MEASURED = "measured"
 """The key of the digest in the file of pass rates that says what they were measured of."""
 
@@ -50,6 +50,22 @@ class TrainingResults(LearningResults):
     question = "Which allocator trains a language model most for the rollouts it pays for?"
     metrics = TRAINING_METRICS
     gpus = 1
+
+    def caption(self, scenario: str) -> str:
+        """Under which conditions a table was made, and where the model started."""
+        return f"{super().caption(scenario)}{self._start}"
+
+    @property
+    def _start(self) -> str:
+        """How often the model was right before training; empty where that was not kept."""
+        if not self.has(PASS_RATES):
+            return ""
+        found = self.read(PASS_RATES)
+        mixed = (found.pass_rate > 0) & (found.pass_rate < 1)
+        return (
+            f"; before training {found.pass_rate.mean():.0%} of rollouts were correct, and {mixed.mean():.0%} "
+            f"of {len(found)} prompts were right at times in {found.trials.iloc[0]}"
+        )
 
     def figures(self) -> Iterator[Plot]:
         """Figures of simulated runs, and what the seconds of a step are spent on."""
@@ -136,7 +152,8 @@ class TrainingStudy(Study):
 
     def finish(self, directory: Path) -> None:
         """Pass rates of the training prompts before training, unless those of this study are there."""
-        if _measured(directory / PASS_RATES) == self._measured:
+        path = directory / f"{PASS_RATES}.parquet"
+        if _measured(path) == self._measured:
             return
         from real_runs.preparation import pass_rates  # with torch, which takes seconds
 
@@ -144,7 +161,7 @@ class TrainingStudy(Study):
         rates.attrs[MEASURED] = self._measured
         content = io.BytesIO()
         rates.to_parquet(content, index=False)
-        write_whole(directory / PASS_RATES, content.getvalue())
+        write_whole(path, content.getvalue())
 
     @property
     def _measured(self) -> str:
