@@ -61,6 +61,7 @@ TUNED_ON = (
 """Scenarios in which frontier's parameters were chosen, with seed 0 and 16 replicates."""
 REAL = {
     "sorting": "sorting, 84,000 parameters",
+    "sorting_large": "sorting, 660,000 parameters",
     "gcd": "common divisors, 84,000 parameters",
     "smollm2_addition": "adding, SmolLM2-135M",
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 from recorded import short_answer, study
 from situations import SITE
 
-STUDIES = "sorting", "gcd", "smollm2_addition", "sorting_trl"
+STUDIES = "sorting", "sorting_large", "gcd", "smollm2_addition", "smollm2_siblings", "sorting_trl"
 """Studies that the table has, where they are recorded, by their names under `results/`."""
 
 

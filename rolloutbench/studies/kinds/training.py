@@ -63,8 +63,8 @@ class TrainingResults(LearningResults):
         found = self.read(PASS_RATES)
         mixed = (found.pass_rate > 0) & (found.pass_rate < 1)
         return (
-            f"; before training {found.pass_rate.mean():.0%} of rollouts were correct, and {mixed.mean():.0%} "
-            f"of {len(found)} prompts were right at times in {found.trials.iloc[0]}"
+            f"; before training {found.pass_rate.mean():.0%} of rollouts were correct, and "
+            f"{mixed.mean():.0%} of {len(found)} prompts were right at times in {found.trials.iloc[0]}"
         )
 
     def figures(self) -> Iterator[Plot]:
