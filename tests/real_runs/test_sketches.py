@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from real_runs.likelihood import response_logprobs
-from real_runs.sketches import sketch
+from real_runs.sketches import _parts, sketch
 from rolloutbench.protocol import InputError
 
 pytestmark = pytest.mark.torch
@@ -122,12 +124,20 @@ def test_a_sketch_of_256_keeps_what_matters_within_prompts(recorded):
 def test_the_batch_does_not_matter(recorded):
     model, (prompts, tokens, lengths), _ = recorded
     whole = sketch(model, prompts, tokens, lengths, TEMPERATURE)
-    small = sketch(model, prompts, tokens, lengths, TEMPERATURE, rows=5)
+    small = sketch(model, prompts, tokens, lengths, TEMPERATURE, at_once=60)
     order = np.random.default_rng(0).permutation(len(prompts))
     moved = sketch(model, [prompts[i] for i in order], tokens[order], lengths[order], TEMPERATURE)
     for one, two, three in zip(whole, small, moved, strict=True):
         np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-4 * np.abs(one).max())
         np.testing.assert_allclose(three, one[order], rtol=1e-4, atol=1e-4 * np.abs(one).max())
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
+def test_parts_have_every_row_once_and_no_more_tokens_than_allowed(widths, at_once):
+    parts = [part.tolist() for part in _parts(np.array(widths, dtype=np.int64), at_once)]
+    assert sorted(sum(parts, [])) == list(range(len(widths)))
+    for part in parts:
+        assert len(part) == 1 or len(part) * max(widths[row] for row in part) <= at_once
 
 
 def test_padding_counts_for_nothing_and_its_row_has_no_gradient():
