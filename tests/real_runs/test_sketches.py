@@ -135,7 +135,7 @@ def test_the_batch_does_not_matter(recorded):
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
 def test_parts_have_every_row_once_and_no_more_tokens_than_allowed(widths, at_once):
     parts = [part.tolist() for part in _parts(np.array(widths, dtype=np.int64), at_once)]
-    assert sorted(sum(parts, [])) == list(range(len(widths)))
+    assert sorted(row for part in parts for row in part) == list(range(len(widths)))
     for part in parts:
         assert len(part) == 1 or len(part) * max(widths[row] for row in part) <= at_once
 
