@@ -79,8 +79,9 @@ def record(
         parts = []
         for step in range(max(at) + 1):
             if step in at:
-                tell(f"step {step}: {prompts} prompts x {rollouts} rollouts")
-                parts.append(_score(run, prompts, rollouts, dimensions, cell.seed))
+                doing = f"step {step}: {prompts} prompts x {rollouts} rollouts"
+                tell(doing)
+                parts.append(_score(run, prompts, rollouts, dimensions, cell.seed, doing, tell))
             if step < max(at):
                 tell(f"step {step}: training with {cell.allocator_name}")
                 run.step()
@@ -147,13 +148,28 @@ def _noise(bank: ScoreBank, step: int) -> dict[str, float]:
 
 
 def _score(
-    run: TrainingRun, prompts: int, rollouts: int, dimensions: int, seed: int
+    run: TrainingRun,
+    prompts: int,
+    rollouts: int,
+    dimensions: int,
+    seed: int,
+    doing: str,
+    tell: Callable[[str], None],
 ) -> tuple[Rollouts, Any, Any]:
     environment = run.environment
     sampled, *_ = environment.sample(np.arange(prompts), np.full(prompts, rollouts))
     texts = [environment.pool.prompts[q] for q in sampled.prompts]
     network, temperature = environment.model.network, run.cell.scenario.temperature
-    scores = sketch(network, texts, sampled.tokens, sampled.lengths, temperature, dimensions, seed)
+    scores = sketch(
+        network,
+        texts,
+        sampled.tokens,
+        sampled.lengths,
+        temperature,
+        dimensions,
+        seed,
+        tell=lambda done: tell(f"{doing}, {done:,} of {len(texts):,} scores"),
+    )
     return sampled, *scores
 
 

@@ -16,7 +16,7 @@ normalisation layers are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,13 +48,14 @@ def sketch(
     dimensions: int = 256,
     seed: int = 0,
     at_once: int = AT_ONCE,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> tuple[Float32Array, Float32Array]:
     """Sketches (N, dimensions) of the scores of N responses, and the lengths (N,) of the scores.
 
     `prompts` has one prompt a row; `tokens` (N, T) and `lengths` (N,) are as in `Sampled`. As many rows are
-    computed together as have `at_once` tokens, or one. `network` is a transformers causal language model
-    whose weight matrices all belong to `nn.Linear` and `nn.Embedding`; rows with the same `seed` can be
-    compared, whatever the batch.
+    computed together as have `at_once` tokens, or one; `tell` hears how many are done. `network` is a
+    transformers causal language model whose weight matrices all belong to `nn.Linear` and `nn.Embedding`;
+    rows with the same `seed` can be compared, whatever the batch.
 
     Raises InputError where `dimensions` is no multiple of 64 or the network has other matrices.
     """
@@ -64,6 +65,7 @@ def sketch(
     sketches = np.zeros((len(prompts), dimensions), dtype=np.float32)
     norms = np.zeros(len(prompts), dtype=np.float32)
     widths = np.array([len(prompt) for prompt in prompts], dtype=np.int64) + lengths
+    done = 0
     for chosen in _parts(widths, at_once):
         found = _Scores(projections, len(chosen), network.device)
         with _freeze(network), found.attach(network):
@@ -74,6 +76,8 @@ def sketch(
             logprobs.sum().backward()
         sketches[chosen] = found.blocks.flatten(1).cpu().numpy()
         norms[chosen] = found.squares.clamp(min=0).sqrt().cpu().numpy()
+        done += len(chosen)
+        tell(done)
     return sketches, norms
 
 

@@ -124,7 +124,11 @@ def test_a_sketch_of_256_keeps_what_matters_within_prompts(recorded):
 def test_the_batch_does_not_matter(recorded):
     model, (prompts, tokens, lengths), _ = recorded
     whole = sketch(model, prompts, tokens, lengths, TEMPERATURE)
-    small = sketch(model, prompts, tokens, lengths, TEMPERATURE, at_once=60)
+    heard: list[int] = []
+    small = sketch(model, prompts, tokens, lengths, TEMPERATURE, at_once=60, tell=heard.append)
+    assert heard == sorted(set(heard))
+    assert heard[-1] == len(prompts)
+    assert len(heard) > 5
     order = np.random.default_rng(0).permutation(len(prompts))
     moved = sketch(model, [prompts[i] for i in order], tokens[order], lengths[order], TEMPERATURE)
     for one, two, three in zip(whole, small, moved, strict=True):
