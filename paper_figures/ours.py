@@ -64,6 +64,7 @@ REAL = {
     "sorting_large": "sorting, 660,000 parameters",
     "gcd": "common divisors, 84,000 parameters",
     "smollm2_addition": "adding, SmolLM2-135M",
+    "smollm2_siblings": "siblings, SmolLM2-135M",
 }
 """Real runs, and what they are; the simulation fitted to each has `SIMULATED` at the end of its name."""
 SIMULATED = "_simulated"
@@ -225,9 +226,12 @@ def along(
 
 def real(sources: Sources) -> pd.DataFrame:
     """Real runs beside the simulations that were fitted to them; the best in the first of them first."""
-    metric, found = "tuned_area_over_rollouts", []
+    found = []
     for study, panel in REAL.items():
         for kind, series in WHERE.items():
+            metric = sources.results(
+                study + kind
+            ).sort  # area, at the best of several rates or at the only one
             part = compared(sources.values(study + kind, metric), metric)
             found.append(part.assign(panel=panel, series=series)[part.x != BASELINE])
     best = found[0].sort_values("value", ascending=False).x.tolist()

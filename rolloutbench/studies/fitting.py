@@ -38,6 +38,7 @@ from rolloutbench.loop import begin, run_step
 from rolloutbench.protocol import Aggregation, FloatArray, InputError
 from rolloutbench.score_bank import BANK, read_bank
 from rolloutbench.studies.kinds.learning import LearningResults
+from rolloutbench.studies.kinds.training import PASS_RATES
 from rolloutbench.tabular import column, read_table
 from simulators.learning import LearningCell
 from simulators.pools import fit_beta
@@ -45,7 +46,6 @@ from simulators.scenarios import LearningScenario, scenarios
 
 BASE = "u-shaped-adam-v1"
 """The scenario that lends what cannot be measured: real runs are trained with AdamW."""
-PASS_RATES = "pass_rates.parquet"
 REPLICATES = 16
 """Number of replicates of the study that is written."""
 CLOSE = 0.01

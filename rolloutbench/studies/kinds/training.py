@@ -35,9 +35,10 @@ from rolloutbench.studies.defaults import TRAINING_ALLOCATORS
 from rolloutbench.studies.description import AllocatorField, Description, Flag, RateField, choose
 from rolloutbench.studies.kinds.learning import LearningResults, judged_at
 from rolloutbench.studies.study import Study
+from rolloutbench.tabular import read_table
 
-PASS_RATES = "pass_rates"
-"""The table of pass rates before training, in the directory of a study."""
+PASS_RATES = "pass_rates.parquet"
+"""The file of pass rates before training, in the directory of a study."""
 MEASURED = "measured"
 """The key of the digest in the file of pass rates that says what they were measured of."""
 
@@ -58,9 +59,10 @@ class TrainingResults(LearningResults):
     @property
     def _start(self) -> str:
         """How often the model was right before training; empty where that was not kept."""
-        if not self.has(PASS_RATES):
+        path = self.directory / PASS_RATES
+        if not path.exists():
             return ""
-        found = self.read(PASS_RATES)
+        found = read_table(path)
         mixed = (found.pass_rate > 0) & (found.pass_rate < 1)
         return (
             f"; before training {found.pass_rate.mean():.0%} of rollouts were correct, and "
@@ -152,8 +154,7 @@ class TrainingStudy(Study):
 
     def finish(self, directory: Path) -> None:
         """Pass rates of the training prompts before training, unless those of this study are there."""
-        path = directory / f"{PASS_RATES}.parquet"
-        if _measured(path) == self._measured:
+        if _measured(directory / PASS_RATES) == self._measured:
             return
         from real_runs.preparation import pass_rates  # with torch, which takes seconds
 
@@ -161,7 +162,7 @@ class TrainingStudy(Study):
         rates.attrs[MEASURED] = self._measured
         content = io.BytesIO()
         rates.to_parquet(content, index=False)
-        write_whole(path, content.getvalue())
+        write_whole(directory / PASS_RATES, content.getvalue())
 
     @property
     def _measured(self) -> str:
