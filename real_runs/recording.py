@@ -19,6 +19,7 @@ import pandas as pd
 from real_runs.assumptions import agreement, assumption_tests, gradient_variance
 from real_runs.rollouts import Rollouts
 from real_runs.sketches import sketch
+from real_runs.tasks import problems
 from real_runs.training import TrainingCell, TrainingRun, start
 from rolloutbench.analysis import tables as terminal
 from rolloutbench.analysis.noise import NoiseFit, fit_noise
@@ -67,15 +68,15 @@ def record(
 
     Raises InputError where the pool has fewer prompts.
     """
+    if getattr(cell.scenario.trainer, "lora", 0):
+        raise InputError("--trainer: scores are of all weights, not of adapters; lora=0 is expected")
+    pool, _ = problems(cell.scenario.task, cell.seed)
+    prompts = min(MOST_PROMPTS, len(pool)) if prompts is None else prompts
+    if prompts > len(pool):
+        raise InputError(f"--pool {prompts}: the task's training pool has {len(pool)} prompts")
     with start(cell, tell) as run:
         if not isinstance(run, TrainingRun):
             raise InputError("--trainer: scores are taken between steps of our own trainer; ppo is expected")
-        if getattr(cell.scenario.trainer, "lora", 0):
-            raise InputError("--trainer: scores are of all weights, not of adapters; lora=0 is expected")
-        train = run.prepared.train
-        prompts = min(MOST_PROMPTS, len(train.problems)) if prompts is None else prompts
-        if prompts > len(train.problems):
-            raise InputError(f"--pool {prompts}: the task's training pool has {len(train.problems)} prompts")
         parts = []
         for step in range(max(at) + 1):
             if step in at:
@@ -109,11 +110,10 @@ def record(
         features=features,
         about=facts,
     )
-    problems = train.problems[:prompts]
     known = {
-        "text": [problem.prompt for problem in problems],
-        "answer": [problem.answer for problem in problems],
-        "level": [problem.level for problem in problems],
+        "text": [problem.prompt for problem in pool[:prompts]],
+        "answer": [problem.answer for problem in pool[:prompts]],
+        "level": [problem.level for problem in pool[:prompts]],
     }
     tell("tests")
     noise, tests, variance, agreeing = [], [], [], []
